@@ -118,7 +118,7 @@ class Q35:
             )
         if not 0 <= self.initrd <= self.memory // 2:
             raise UsageError(
-                f"initrd of {self.initrd} bytes does not fit a guest of {format_size(self.memory)}"
+                f"an initrd of {self.initrd} bytes does not fit {format_size(self.memory)} of RAM"
             )
 
     @property
@@ -136,12 +136,11 @@ class Q35:
 
     def resolve(self, tables: Sequence[bytes]) -> Machine:
         """The memory map and ACPI layout this guest gets with `tables` added by `-acpitable`, in order."""
-        return _resolve_q35(self, tuple(len(table) for table in tables), tuple(t[:4] for t in tables))
+        return _resolve_q35(self, tuple(len(table) for table in tables))
 
 
 @lru_cache(maxsize=4096)
-def _resolve_q35(q35: Q35, lengths: tuple[int, ...], signatures: tuple[bytes, ...]) -> Machine:
-    del signatures
+def _resolve_q35(q35: Q35, lengths: tuple[int, ...]) -> Machine:
     usable_end = q35.low_end - _Q35_ACPI_BLOB
     tables_end = usable_end + _Q35_OWN_TABLES + sum(lengths)
     entries = [
@@ -188,7 +187,7 @@ class Case:
     cmdline: str = ""
 
     def table(self, signature: bytes) -> bytes | None:
-        """The first table with this 4-byte signature: the instance Linux uses (acpi_get_table, instance 0)."""
+        """The first table with this 4-byte signature, the one Linux uses (acpi_get_table, instance 0)."""
         return next((t for t in self.tables if t[:4] == signature), None)
 
     def resolved(self) -> Machine:

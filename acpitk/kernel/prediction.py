@@ -62,7 +62,7 @@ class Prediction:
 
     Args:
         outcome: the same shape a real boot gives.
-        owners: memblock.reserved with owners when the hotplug marks are judged (numa_clear_kernel_node_hotplug).
+        owners: memblock.reserved with owners when numa_clear_kernel_node_hotplug() judges the hotplug marks.
         entries: every memory affinity entry the kernel saw, in table order.
         kernel_nodes: node -> owners of the reserved memory that made it a kernel node, only for nodes
             where firmware asked for hotplug and lost it.

@@ -1,0 +1,1 @@
+"""ACPI tables: bytes <-> value objects named as the specification names them, without loss."""

@@ -1,0 +1,1 @@
+"""Outcomes and findings as something to read."""

@@ -1,0 +1,56 @@
+# make run    fuzz the embedded kernel model with the shipped corpus; needs Python >= 3.11 only
+# make test   everything: lint, types, and all tests with real iasl, QEMU and kernels
+# make check  lint, types and the tests that need no external tool
+# make bench  cases and boots a second on this machine
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+KERNELS ?= v6.1 v7.3
+TOOLS := iasl qemu-system-x86_64
+PACKAGES := acpica-tools qemu-system-x86
+
+.PHONY: run test check lint bench tools kernels clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.installed
+	@$(BIN)/acpitk fuzz --iterations 5000 --seed 1 --out out/findings || [ $$? -eq 1 ]
+
+test: lint tools kernels
+	@ACPITK_REQUIRE=iasl,qemu,kernel $(BIN)/pytest -q
+
+check: lint
+	@$(BIN)/pytest -q -m "not iasl and not qemu and not kernel"
+
+lint: $(VENV)/.developer
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	@$(BIN)/acpitk fuzz --iterations 20000 --seed 1 --jobs 1 --json >out/bench.json || [ $$? -eq 1 ]
+
+tools:
+	@for tool in $(TOOLS); do command -v $$tool >/dev/null || missing=1; done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root=sudo; \
+	else echo "make test needs $(TOOLS): install $(PACKAGES)" >&2; exit 3; fi; \
+	command -v apt-get >/dev/null || { echo "make test needs $(TOOLS): install ACPICA tools and QEMU" >&2; exit 3; }; \
+	$$root apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive $$root apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null
+
+kernels: $(VENV)/.installed
+	@$(BIN)/acpitk kernel fetch $(KERNELS)
+
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	{ echo "cannot make $(VENV): Python >= 3.11 with venv is needed (Debian: python3-venv)" >&2; exit 3; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.developer: $(VENV)/.installed
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,5 @@
+"""`python -m acpitk`."""
+
+from acpitk.cli import main
+
+main()

@@ -1,0 +1,134 @@
+"""What commands read: options that several share, tables, machines and cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from acpitk.corpus import load_case
+from acpitk.errors import UsageError
+from acpitk.machine import Q35, Case, Machine, machine_from_json
+from acpitk.ranges import format_size, parse_size
+from acpitk.tables.dump import TableBlob, load
+
+PATH = click.Path(path_type=Path)
+_MACHINE_LIMIT = 16 << 20
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Size(click.ParamType):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = _Size()
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+def case_options(command: Command) -> Command:
+    """The inputs of one case: a case file, or tables and a machine; pass them on to `read_case`."""
+    for option in reversed(
+        (
+            click.argument("case", type=PATH, required=False),
+            click.option("--srat", type=PATH, help="File with the SRAT: raw table or acpidump text."),
+            click.option("--slit", type=PATH, help="File with the SLIT."),
+            click.option("--machine", type=PATH, help="Machine as JSON: e820 map and reserved ranges."),
+            click.option("--mem", type=SIZE, help="Instead of --machine: a QEMU q35 guest of this size."),
+            click.option("--initrd", type=SIZE, help="Size of the initrd of that guest."),
+            click.option("--cmdline", help='Kernel command line, for example "movable_node".'),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def read_case(
+    *,
+    case: Path | None,
+    srat: Path | None,
+    slit: Path | None,
+    machine: Path | None,
+    mem: int | None,
+    initrd: int | None,
+    cmdline: str | None,
+) -> Case:
+    """The case the shared options describe.
+
+    Raises:
+        UsageError: the options do not make one case, or a file is not what it should be.
+    """
+    if case is not None:
+        given = {"--srat": srat, "--slit": slit, "--machine": machine, "--mem": mem, "--initrd": initrd}
+        if extra := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{extra[0]}: a case file already says that; give the one or the other")
+        stored = load_case(case)
+        return stored if cmdline is None else replace(stored, cmdline=cmdline)
+    if srat is None:
+        raise UsageError("give a case file, or --srat with --mem or --machine")
+    tables = [read_table(srat, b"SRAT")]
+    if slit is not None:
+        tables.append(read_table(slit, b"SLIT"))
+    return Case(machine=read_machine(machine, mem, initrd), tables=tuple(tables), cmdline=cmdline or "")
+
+
+def read_machine(machine: Path | None, mem: int | None, initrd: int | None) -> Q35 | Machine:
+    """The machine of `--machine`, or of `--mem` and `--initrd`.
+
+    Raises:
+        UsageError: neither or both are given, or the file is not a machine document.
+    """
+    if machine is None:
+        if mem is None:
+            raise UsageError("no machine: give --mem SIZE or --machine FILE")
+        return Q35(mem, initrd or 0)
+    if mem is not None or initrd is not None:
+        raise UsageError("--machine already describes the memory; leave out --mem and --initrd")
+    return machine_from_json(_read_json(machine), source=str(machine))
+
+
+def read_table(path: Path, signature: bytes) -> bytes:
+    """The table of this 4-byte signature in a file of one or several tables.
+
+    Raises:
+        UsageError: the file holds no such table.
+        DecodeError: the file holds no table at all.
+    """
+    blobs = load(path)
+    for blob in blobs:
+        if blob.signature == signature:
+            return blob.data
+    found = ", ".join(describe(blob.signature) for blob in blobs)
+    raise UsageError(f"{path}: no {signature.decode()} in it, only {found}")
+
+
+def read_tables(paths: tuple[Path, ...]) -> tuple[TableBlob, ...]:
+    """Every table of every file, in order."""
+    return tuple(blob for path in paths for blob in load(path))
+
+
+def describe(signature: bytes) -> str:
+    """A table signature in words, whatever its bytes are."""
+    return signature.decode("ascii") if signature.isalnum() else repr(signature)
+
+
+def _read_json(path: Path) -> object:
+    with path.open("rb") as file:
+        data = file.read(_MACHINE_LIMIT + 1)
+    if len(data) > _MACHINE_LIMIT:
+        raise UsageError(f"{path}: larger than {format_size(_MACHINE_LIMIT)}: not a machine document")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not JSON: {error}") from None

@@ -1,0 +1,71 @@
+"""Where output goes: a report or one JSON document on stdout, notes on stderr, files whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from acpitk.report.text import printable
+
+_PIPED_WIDTH = 10_000
+"""Columns assumed where stdout is not a terminal: lines are never wrapped for a program that reads them."""
+
+
+def one_line(message: str) -> str:
+    """The message as one printable line, whatever file names or table bytes are quoted in it."""
+    return printable(" ".join(message.split("\n")))
+
+
+def note(message: str) -> None:
+    """Say something on stderr that is not the result."""
+    print(f"acpitk: {one_line(message)}", file=sys.stderr)
+
+
+def emit_json(document: Any) -> None:
+    """Write the one JSON document of this command."""
+    json.dump(document, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def emit(*parts: RenderableType) -> None:
+    """Write a report: coloured on a terminal unless NO_COLOR is set, plain elsewhere."""
+    console = Console(
+        file=sys.stdout, width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False, markup=False
+    )
+    for part in parts:
+        console.print(part, soft_wrap=not sys.stdout.isatty())
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `path` in one step: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: the directory cannot be written, or the disk is full.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)  # a device or a pipe: nothing to replace
+        return
+    descriptor, temporary = tempfile.mkstemp(prefix=".acpitk-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,66 @@
+"""Fixtures for what is outside the package: iasl, QEMU, kernels and real tables.
+
+A missing tool skips its tests with the reason; `ACPITK_REQUIRE=iasl,qemu,kernel` turns that into a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from acpitk.errors import ToolError
+from acpitk.iasl import find_iasl
+from acpitk.qemu.image import find_kernel
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def iasl_path() -> Path:
+    """The installed iasl."""
+    try:
+        return find_iasl()
+    except ToolError as error:
+        _missing("iasl", str(error))
+
+
+@pytest.fixture(scope="session")
+def qemu_path() -> Path:
+    """The installed qemu-system-x86_64."""
+    found = shutil.which("qemu-system-x86_64")
+    if found is None:
+        _missing("qemu", "qemu-system-x86_64 is not on PATH: install Debian's qemu-system-x86")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def kernel_image() -> Callable[[str], Path]:
+    """`kernel_image("v6.1")`: the path of a fetched kernel."""
+
+    def find(name: str) -> Path:
+        try:
+            return find_kernel(name).path
+        except ToolError as error:
+            _missing("kernel", str(error))
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def real_tables() -> Path:
+    """A directory of tables of real machines, which the repository does not hold."""
+    path = Path(os.environ.get("ACPITK_REAL_TABLES", REPOSITORY.parent / "shared" / "real-tables"))
+    if not path.is_dir():
+        pytest.skip("no real tables: set ACPITK_REAL_TABLES to a directory of *.bin tables")
+    return path
+
+
+def _missing(what: str, reason: str) -> NoReturn:
+    if what in os.environ.get("ACPITK_REQUIRE", "").split(","):
+        pytest.fail(f"ACPITK_REQUIRE names {what}, and it is missing: {reason}")
+    pytest.skip(reason)

@@ -1,0 +1,304 @@
+"""Outcome against outcome: the model against a kernel, or one kernel against another.
+
+Each field is AGREE, DIFFER or NOT_OBSERVED; the last is counted and shown, so that a comparison of two
+outcomes that observed nothing does not look like agreement. Messages are not compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from itertools import pairwise, zip_longest
+from typing import Any
+
+from acpitk.checks.catalogue import finding
+from acpitk.checks.finding import Finding, Severity
+from acpitk.outcome import NodeData, Outcome, Region
+
+_LISTED = 3
+"""Differences spelled out in a finding; all of them are in the comparison."""
+
+
+class Verdict(StrEnum):
+    """What comparing one field came to."""
+
+    AGREE = "agree"
+    DIFFER = "differ"
+    NOT_OBSERVED = "not observed"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One difference: the field, the place in it, and both values in words."""
+
+    field: str
+    where: str
+    expected: str
+    actual: str
+
+    def __str__(self) -> str:
+        """One line: `zones, node 1 Movable: expected 0x20000000-0x40000000, got absent`."""
+        place = f"{self.field}, {self.where}" if self.where else self.field
+        return f"{place}: expected {self.expected}, got {self.actual}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two outcomes compared.
+
+    Args:
+        expected, actual: source and kernel of each side, for example `("model", "v6.1")`.
+        fields: verdict of every compared field, in the order of `Outcome`.
+        differences: every difference, grouped by field in the same order.
+    """
+
+    expected: tuple[str, str]
+    actual: tuple[str, str]
+    fields: Mapping[str, Verdict]
+    differences: tuple[Difference, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no field differs; fields that were not observed do not count."""
+        return not self.differences
+
+    @property
+    def counts(self) -> Mapping[Verdict, int]:
+        """How many fields have each verdict; all three are always there."""
+        counted = Counter(self.fields.values())
+        return {verdict: counted[verdict] for verdict in Verdict}
+
+    @property
+    def sides(self) -> str:
+        """What tells the sides apart: `model and boot`, `v6.1 and v7.3`, or both where both differ."""
+        if self.expected[1] == self.actual[1]:
+            return f"{self.expected[0]} and {self.actual[0]}"
+        if self.expected[0] == self.actual[0]:
+            return f"{self.expected[1]} and {self.actual[1]}"
+        return f"{' '.join(self.expected)} and {' '.join(self.actual)}"
+
+
+Rows = Iterator[tuple[str, str, str]]
+"""Place, expected, actual."""
+
+_ABSENT = "absent"
+
+
+def _value(expected: object, actual: object) -> Rows:
+    if expected != actual:
+        yield "", str(expected), str(actual)
+
+
+def _panic(expected: str | None, actual: str | None) -> Rows:
+    if (expected and panic_class(expected)) != (actual and panic_class(actual)):
+        yield (
+            "",
+            *(f"panic {text!r}" if text is not None else "the kernel lives" for text in (expected, actual)),
+        )
+
+
+def _common_keys(expected: Mapping[int, int], actual: Mapping[int, int]) -> Rows:
+    for pxm in sorted(expected.keys() & actual.keys()):
+        if expected[pxm] != actual[pxm]:
+            yield f"proximity domain {pxm}", f"node {expected[pxm]}", f"node {actual[pxm]}"
+
+
+def _movable_start(expected: Mapping[int, int], actual: Mapping[int, int]) -> Rows:
+    for nid in sorted(expected.keys() | actual.keys()):
+        before, after = (f"{side[nid]:#x}" if nid in side else "none" for side in (expected, actual))
+        if before != after:
+            yield f"node {nid}", before, after
+
+
+def _matrix(expected: tuple[tuple[int, ...], ...], actual: tuple[tuple[int, ...], ...]) -> Rows:
+    if len(expected) != len(actual):
+        yield "", f"{len(expected)} nodes", f"{len(actual)} nodes"
+        return
+    for i, rows in enumerate(zip(expected, actual, strict=True)):
+        for j, (before, after) in enumerate(zip_longest(*rows, fillvalue=_ABSENT)):
+            if before != after:
+                yield f"node {i} to {j}", str(before), str(after)
+
+
+def _rows(
+    key: Callable[[Any], Any],
+    place: Callable[[Any], str],
+    text: Callable[[Any], str],
+    expected: Iterable[Any],
+    actual: Iterable[Any],
+) -> Rows:
+    """Rows matched by `key`, whatever their order; several rows of one key are compared together."""
+    if expected == actual:
+        return
+    before, after = _by_key(key, expected), _by_key(key, actual)
+    for name in sorted(before.keys() | after.keys()):
+        left, right = before.get(name, []), after.get(name, [])
+        if Counter(left) != Counter(right):
+            before_text, after_text = (
+                " + ".join(sorted(map(text, rows))) or _ABSENT for rows in (left, right)
+            )
+            yield place((left or right)[0]), before_text, after_text
+
+
+def _by_key(key: Callable[[Any], Any], rows: Iterable[Any]) -> dict[Any, list[Any]]:
+    out: dict[Any, list[Any]] = {}
+    for row in rows:
+        out.setdefault(key(row), []).append(row)
+    return out
+
+
+def _span(row: Any) -> str:
+    return f"{row.start:#x}-{row.end:#x}"
+
+
+def _regions(expected: tuple[Region, ...], actual: tuple[Region, ...]) -> Rows:
+    """memblock regions, cut at the bounds of both sides, so that one moved bound is one difference and a
+    region in two equal parts is none."""
+    if expected == actual:
+        return
+    bounds = sorted({bound for region in (*expected, *actual) for bound in (region.start, region.end)})
+    before, after = _cut(expected, bounds), _cut(actual, bounds)
+    pending: tuple[int, int, str, str] | None = None
+    for start, end in pairwise(bounds):
+        left, right = before.get(start, _ABSENT), after.get(start, _ABSENT)
+        if left == right:
+            continue
+        if pending and pending[1:] == (start, left, right):
+            pending = (pending[0], end, left, right)
+            continue
+        if pending:
+            yield f"{pending[0]:#x}-{pending[1]:#x}", *pending[2:]
+        pending = (start, end, left, right)
+    if pending:
+        yield f"{pending[0]:#x}-{pending[1]:#x}", *pending[2:]
+
+
+def _cut(regions: Iterable[Region], bounds: list[int]) -> dict[int, str]:
+    """What each piece between two neighbouring bounds is, by its start."""
+    index = {bound: i for i, bound in enumerate(bounds)}
+    out = {}
+    for region in regions:
+        words = "no node" if region.nid is None else f"node {region.nid}"
+        words = " ".join((words, *sorted(region.flags)))
+        for start in bounds[index[region.start] : index[region.end]]:
+            out[start] = words
+    return out
+
+
+def _node_data_text(row: NodeData) -> str:
+    return f"{_span(row)} on node {row.on_nid}"
+
+
+def _block_text(row: Any) -> str:
+    return ", ".join(
+        (
+            "no node" if row.nid is None else f"node {row.nid}",
+            f"zone {row.zone or 'none'}",
+            "removable" if row.removable else "not removable",
+        )
+    )
+
+
+def _block_rows(expected: Iterable[Any], actual: Iterable[Any]) -> Rows:
+    """Memory blocks; `reason` is prose and not compared."""
+    before, after = ({_span(b): _block_text(b) for b in blocks} for blocks in (expected, actual))
+    for span in sorted(before.keys() | after.keys(), key=lambda text: int(text.split("-")[0], 16)):
+        if before.get(span) != after.get(span):
+            yield f"block {span}", before.get(span, _ABSENT), after.get(span, _ABSENT)
+
+
+_FIELDS: Mapping[str, tuple[str, Callable[[Any, Any], Rows]]] = {
+    "numa": ("DIFF-NUMA", _value),
+    "numa_reason": ("DIFF-NUMA-REASON", _value),
+    "pxm_to_node": ("DIFF-PXM", _common_keys),
+    "memory": ("DIFF-MEMORY", _regions),
+    "reserved": ("DIFF-RESERVED", _regions),
+    "node_data": (
+        "DIFF-NODE-DATA",
+        partial(_rows, lambda row: row.nid, lambda row: f"node {row.nid}", _node_data_text),
+    ),
+    "distances": ("DIFF-DISTANCES", _matrix),
+    "zone_movable_start": ("DIFF-ZONE-MOVABLE", _movable_start),
+    "zones": (
+        "DIFF-ZONES",
+        partial(_rows, lambda row: (row.nid, row.zone), lambda row: f"node {row.nid} {row.zone}", _span),
+    ),
+    "blocks": ("DIFF-BLOCKS", _block_rows),
+    "panic": ("DIFF-PANIC", _panic),
+}
+
+_VARIABLE = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
+_PREFIX = re.compile(r"^.*?not syncing:\s*")
+
+
+def _class(text: str) -> str:
+    """`text` without what varies from case to case: addresses and numbers."""
+    return " ".join(_VARIABLE.sub("N", text.lower()).split())
+
+
+def panic_class(text: str) -> str:
+    """The panic message without `Kernel panic - not syncing:`, addresses and numbers, in lower case."""
+    return _class(_PREFIX.sub("", text))
+
+
+def _observed(name: str, expected: Any, actual: Any) -> bool:
+    if name == "panic":
+        return True
+    if expected is None or actual is None:
+        return False
+    # A boot prints only some domains: without a common one there is nothing to compare.
+    return name != "pxm_to_node" or expected == actual or bool(expected.keys() & actual.keys())
+
+
+def compare(expected: Outcome, actual: Outcome) -> Comparison:
+    """Compare field by field.
+
+    A field either side did not observe is NOT_OBSERVED. `pxm_to_node` is compared on the domains both
+    observed. `panic` is compared as lived or died and by the class of its text; it is always observed.
+    """
+    verdicts: dict[str, Verdict] = {}
+    differences: list[Difference] = []
+    for name, (_, rows) in _FIELDS.items():
+        before, after = getattr(expected, name), getattr(actual, name)
+        if not _observed(name, before, after):
+            verdicts[name] = Verdict.NOT_OBSERVED
+            continue
+        found = [Difference(name, *row) for row in rows(before, after)]
+        verdicts[name] = Verdict.DIFFER if found else Verdict.AGREE
+        differences += found
+    return Comparison(
+        expected=(expected.source, expected.kernel),
+        actual=(actual.source, actual.kernel),
+        fields=verdicts,
+        differences=tuple(differences),
+    )
+
+
+def findings(comparison: Comparison, *, severity: Severity | None = None) -> list[Finding]:
+    """One `DIFF-*` finding for each field that differs; its cause names the sides and the first difference.
+
+    Args:
+        severity: instead of the rule's, for example a warning where two kernels may differ.
+    """
+    out = []
+    for name, (rule, _) in _FIELDS.items():
+        if comparison.fields[name] is not Verdict.DIFFER:
+            continue
+        rows = [row for row in comparison.differences if row.field == name]
+        shown, more = rows[:_LISTED], f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else ""
+        out.append(
+            finding(
+                rule,
+                severity=severity,
+                where="; ".join(row.where or row.field for row in shown) + more,
+                expected=f"{' '.join(comparison.expected)}: " + "; ".join(row.expected for row in shown),
+                actual=f"{' '.join(comparison.actual)}: " + "; ".join(row.actual for row in shown),
+                cause=f"{comparison.sides}: {_class(rows[0].expected)} -> {_class(rows[0].actual)}",
+                kernels=tuple(dict.fromkeys((comparison.expected[1], comparison.actual[1]))),
+            )
+        )
+    return out

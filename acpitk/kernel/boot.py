@@ -1,0 +1,192 @@
+"""What Linux does with a case: the whole path from table bytes to zones and memory blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from acpitk.kernel import hotplug, numa, sparse, srat, zones
+from acpitk.kernel.cmdline import CommandLine, parse_cmdline
+from acpitk.kernel.early import EarlyState, early_state
+from acpitk.kernel.memblock import FLAG_NAMES, NO_NID, Row
+from acpitk.kernel.policy import BUILDS, KernelBuild, KernelPolicy
+from acpitk.kernel.prediction import Allocation, Prediction
+from acpitk.machine import Case, Machine, Reserved
+from acpitk.outcome import NodeData, NumaReason, NumaState, Outcome, Region
+
+DISTANCE_TABLE = "distance table"
+
+
+def boot(case: Case, policy: KernelPolicy, build: KernelBuild | None = None) -> Outcome:
+    """The outcome of booting `case` on a kernel with `policy`."""
+    return predict(case, policy, build).outcome
+
+
+def predict(case: Case, policy: KernelPolicy, build: KernelBuild | None = None) -> Prediction:
+    """The outcome of booting `case`, and why.
+
+    Args:
+        build: what compiling fixed; the Debian cloud kernel of the policy's version when None.
+    """
+    build = build or BUILDS[policy.name]
+    options = parse_cmdline(case.cmdline)
+    machine = case.resolved()
+    early = early_state(machine, options, policy, build)
+    state = srat.Numa(
+        policy=policy, build=build, numa_off=options.numa_off, srat_disabled=options.srat_disabled
+    )
+    return _Boot(case, machine, options, early, state).run()
+
+
+class _Boot:
+    """One boot in progress; `outcome` collects what has been decided so far."""
+
+    def __init__(
+        self, case: Case, machine: Machine, options: CommandLine, early: EarlyState, state: srat.Numa
+    ) -> None:
+        self.case, self.machine, self.options, self.early, self.numa = case, machine, options, early, state
+        self.mb = early.memblock.copy()
+        self.owners = list(early.owners)
+        self.kernel_nodes: Mapping[int, tuple[str, ...]] = {}
+        self.facts: dict[str, Any] = {}
+
+    def run(self) -> Prediction:
+        try:
+            if self.early.failed:
+                raise srat.KernelPanicError(self.early.failed)
+            self._numa()
+            self._zones()
+        except srat.KernelPanicError as panic:
+            self.facts["panic"] = str(panic)
+        return Prediction(
+            outcome=Outcome(
+                source="model",
+                kernel=self.numa.policy.name,
+                messages=tuple(self.numa.messages),
+                **self.facts,
+            ),
+            owners=tuple(self.owners),
+            entries=tuple(self.numa.entries),
+            kernel_nodes=self.kernel_nodes,
+            allocations=tuple(
+                Allocation(purpose=purpose, start=start, end=end, wanted_nid=None if nid == NO_NID else nid)
+                for purpose, start, end, nid in self.mb.log
+            ),
+        )
+
+    def _numa(self) -> None:
+        """x86_numa_init() (arch/x86/mm/numa.c): ACPI, then the dummy node."""
+        reason: NumaReason | None = NumaReason.TURNED_OFF
+        if not self.options.numa_off:
+            numa.reset(self.numa, self.mb)
+            reason = self._acpi() or self._accept()
+        if reason is not None:
+            numa.reset(self.numa, self.mb)
+            self._dummy()
+        self.facts |= {
+            "numa": _state(reason),
+            "numa_reason": reason or NumaReason.ACCEPTED,
+            "pxm_to_node": dict(self.numa.pxm_to_node),
+        }
+        nodes = numa.allocate_node_data(self.numa, self.mb, self.early.max_pfn)
+        self.facts |= {
+            "memory": tuple(_region(row) for row in self.mb.memory),
+            "reserved": tuple(_region(row) for row in self.mb.reserved),
+            "node_data": tuple(nodes),
+            "distances": self._distances(nodes),
+        }
+
+    def _acpi(self) -> NumaReason | None:
+        """acpi_numa_init(): the reason it fails, None where entries were accepted."""
+        if self.options.acpi_off:
+            return NumaReason.NO_SRAT
+        reason: NumaReason | None = NumaReason.NO_SRAT
+        if (table := self.case.table(b"SRAT")) is not None:
+            reason = srat.parse_srat(self.numa, self.mb, table, self._after(table))
+        if (table := self.case.table(b"SLIT")) is not None:
+            srat.parse_slit(self.numa, self.mb, table, self._after(table), self.mb.current_limit)
+        if self.options.srat_disabled:
+            return NumaReason.TURNED_OFF
+        return reason
+
+    def _after(self, table: bytes) -> bytes:
+        """The bytes behind `table` in memory: the tables after it, then what ends the ACPI area."""
+        index = next(i for i, other in enumerate(self.case.tables) if other is table)
+        return b"".join(self.case.tables[index + 1 :]) + self.machine.after_tables
+
+    def _accept(self) -> NumaReason | None:
+        """The rest of numa_init() for the ACPI attempt, up to registration."""
+        self.mb.bottom_up = False
+        reason = numa.cleanup_meminfo(self.numa, self.mb, self.early.max_pfn)
+        if reason is not None:
+            return reason
+        owners = self.owners
+        if self.numa.distance_count:
+            table = Reserved(
+                self.numa.distance_at, self.numa.distance_at + self.numa.distance_count**2, DISTANCE_TABLE
+            )
+            owners = [*owners, table]
+        reason, lost = numa.register(self.numa, self.mb, self.early.max_pfn, owners)
+        if reason is None:
+            self.owners, self.kernel_nodes = owners, lost
+        return reason
+
+    def _dummy(self) -> None:
+        """dummy_numa_init(): one node with all memory."""
+        self.numa.messages.append(
+            "NUMA turned off" if self.options.numa_off else "No NUMA configuration found"
+        )
+        end = self.early.max_pfn << 12
+        self.numa.messages.append(f"Faking a node at [mem {0:#018x}-{end - 1:#018x}]")
+        self.numa.nodes_parsed.add(0)
+        self.numa.meminfo.append(srat.Blk(0, end, 0))
+        self.mb.bottom_up = False
+        numa.cleanup_meminfo(self.numa, self.mb, self.early.max_pfn)
+        numa.register(self.numa, self.mb, self.early.max_pfn, self.owners)
+
+    def _distances(self, nodes: list[NodeData]) -> tuple[tuple[int, ...], ...]:
+        known = {node.nid for node in nodes} | self.numa.nodes_parsed
+        side = max(known, default=0) + 1
+        count = self.numa.distance_count
+        return tuple(
+            tuple(
+                self.numa.distances[i * count + j]
+                if i < count and j < count
+                else (srat.LOCAL_DISTANCE if i == j else srat.REMOTE_DISTANCE)
+                for j in range(side)
+            )
+            for i in range(side)
+        )
+
+    def _zones(self) -> None:
+        """free_area_init() and what follows."""
+        nodes: tuple[NodeData, ...] = self.facts["node_data"]
+        sparse.populate(self.mb, list(nodes), self.numa.build)
+        layout = zones.lay_out(
+            self.mb.memory,
+            [node.nid for node in nodes],
+            self.early.max_pfn,
+            self.options,
+            self.numa.policy,
+        )
+        self.facts["zone_movable_start"] = layout.movable_start
+        if any(nid == NO_NID for _, _, nid in numa.page_ranges(self.mb.memory)):
+            raise srat.KernelPanicError("BUG: kernel NULL pointer dereference in memmap_init")
+        self.facts["zones"] = layout.zones
+        self.facts["blocks"] = hotplug.memory_blocks(
+            self.mb,
+            layout.zones,
+            self.early.max_pfn,
+            hypervisor=not isinstance(self.case.machine, Machine),
+        )
+
+
+def _state(reason: NumaReason | None) -> NumaState:
+    if reason is None:
+        return NumaState.SRAT
+    return NumaState.OFF if reason is NumaReason.TURNED_OFF else NumaState.DUMMY
+
+
+def _region(row: Row) -> Region:
+    flags = tuple(name for bit, name in FLAG_NAMES.items() if row[3] & bit)
+    return Region(row[0], row[1], None if row[2] == NO_NID else row[2], flags)

@@ -1,0 +1,308 @@
+"""setup_arch() up to the SRAT: the RAM memblock knows, and everything already reserved, with owners.
+
+Sources (6.1): setup_arch() and early_reserve_memory() in arch/x86/kernel/setup.c, e820__memblock_setup()
+and parse_memopt() in arch/x86/kernel/e820.c, init_mem_mapping() in arch/x86/mm/init.c,
+reserve_real_mode() in arch/x86/realmode/init.c, acpi_reserve_initial_tables() in drivers/acpi/tables.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from acpitk.kernel.cmdline import CommandLine
+from acpitk.kernel.memblock import Memblock
+from acpitk.kernel.policy import KernelBuild, KernelPolicy
+from acpitk.machine import ACPI_TABLES, INITRD, KERNEL_IMAGE, E820Entry, E820Type, Machine, Reserved
+from acpitk.ranges import GIB, KIB, MIB, PAGE_SHIFT, PAGE_SIZE, align_down, align_up
+
+LOW_MEMORY = "low memory"
+PAGE_TABLES = "page tables"
+_PMD_SIZE = 2 * MIB
+_PGD_SIZE = 512 * GIB
+_BIOS_BEGIN, _BIOS_END = 640 * KIB, MIB
+
+_TYPE_RANK = {
+    E820Type.USABLE: 1,
+    E820Type.RESERVED: 2,
+    E820Type.ACPI_DATA: 3,
+    E820Type.ACPI_NVS: 4,
+    E820Type.UNUSABLE: 5,
+    E820Type.PERSISTENT: 7,
+    E820Type.SOFT_RESERVED: 8,
+}
+"""Where entries overlap, the higher type wins (e820__update_table)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyState:
+    """memblock just before the SRAT is parsed.
+
+    Args:
+        memblock: to be copied by whoever changes it.
+        max_pfn: end of RAM in the e820 map, pages.
+        owners: what memblock.reserved holds, one entry per reservation, with owners.
+        failed: the kernel cannot get this far; why.
+    """
+
+    memblock: Memblock
+    max_pfn: int
+    owners: tuple[Reserved, ...]
+    failed: str | None = None
+
+
+@lru_cache(maxsize=512)
+def early_state(
+    machine: Machine, options: CommandLine, policy: KernelPolicy, build: KernelBuild
+) -> EarlyState:
+    """Replay setup_arch() up to initmem_init()."""
+    e820 = _ram_map(machine.e820, options, build)
+    max_pfn = max((end for _, end, kind in e820 if kind is E820Type.USABLE), default=0) >> PAGE_SHIFT
+    mb = Memblock(
+        skips_hotplug=options.movable_node and policy.allocator_skips_hotplug,
+        bottom_up=options.movable_node and policy.bottom_up_until_srat,
+    )
+    for start, end, kind in e820:
+        if kind is E820Type.USABLE:
+            mb.add(start, end)
+    mb.memory = [
+        (start, end, nid, flags)
+        for low, high, nid, flags in mb.memory
+        if (start := align_up(low, PAGE_SIZE)) < (end := align_down(high, PAGE_SIZE))
+    ]
+    owners = list(_placed(machine, options, policy, build))
+    owners += [Reserved(s, e, str(kind)) for s, e, kind in e820 if kind is E820Type.SOFT_RESERVED]
+    if machine.reserved is not None:
+        for row in machine.reserved:
+            mb.reserve(row.start, row.end)
+        return EarlyState(memblock=mb, max_pfn=max_pfn, owners=machine.reserved)
+
+    late = [row for row in owners if row.owner == ACPI_TABLES]
+    for row in owners:
+        if row.owner != ACPI_TABLES:
+            mb.reserve(row.start, row.end)
+    pages = _direct_map(mb, max_pfn, build)
+    if pages is None:
+        return EarlyState(
+            memblock=mb, max_pfn=max_pfn, owners=(), failed="alloc_low_pages: can not alloc memory"
+        )
+    mb.current_limit = max_pfn << PAGE_SHIFT
+    owners = _relocate_initrd(mb, owners)
+    for row in late:
+        mb.reserve(row.start, row.end)
+    owners += [Reserved(page, page + PAGE_SIZE, PAGE_TABLES) for page in pages]
+    mb.log.clear()
+    return EarlyState(memblock=mb, max_pfn=max_pfn, owners=tuple(owners))
+
+
+def _placed(
+    machine: Machine, options: CommandLine, policy: KernelPolicy, build: KernelBuild
+) -> list[Reserved]:
+    rows = [
+        Reserved(0, policy.low_memory, LOW_MEMORY),
+        Reserved(build.image_start, build.brk_start + build.brk_used, KERNEL_IMAGE),
+    ]
+    for row in machine.placed:
+        if row.owner == ACPI_TABLES and options.acpi_off:
+            continue
+        rows.append(row)
+    return rows
+
+
+def _ram_map(
+    e820: tuple[E820Entry, ...], options: CommandLine, build: KernelBuild
+) -> list[tuple[int, int, E820Type]]:
+    rows: list[tuple[int, int, E820Type]] = []
+    for entry in sorted(e820, key=lambda e: _TYPE_RANK[e.type]):
+        rows = _paint(rows, entry.start, entry.end, entry.type)
+    for edit in options.map_edits:
+        if edit.type is None:
+            rows = _paint(rows, edit.start, edit.end, None, only=E820Type.USABLE)
+        else:
+            covered = [r for r in rows if r[0] < edit.end and r[1] > edit.start]
+            rows = _paint(rows, edit.start, edit.end, edit.type)
+            for start, end, kind in covered:
+                if _TYPE_RANK[kind] > _TYPE_RANK[edit.type]:
+                    rows = _paint(rows, max(start, edit.start), min(end, edit.end), kind)
+    image = (build.image_start, build.image_end)
+    if not any(s <= image[0] and e >= image[1] and t is E820Type.USABLE for s, e, t in _joined(rows)):
+        rows = _paint(rows, *image, E820Type.USABLE)
+    rows = _paint(rows, 0, PAGE_SIZE, E820Type.RESERVED, only=E820Type.USABLE)
+    rows = _paint(rows, _BIOS_BEGIN, _BIOS_END, None, only=E820Type.USABLE)
+    return _joined(rows)
+
+
+def _joined(rows: list[tuple[int, int, E820Type]]) -> list[tuple[int, int, E820Type]]:
+    out: list[tuple[int, int, E820Type]] = []
+    for row in sorted(rows):
+        if out and out[-1][1] == row[0] and out[-1][2] is row[2]:
+            out[-1] = (out[-1][0], row[1], row[2])
+        else:
+            out.append(row)
+    return out
+
+
+def _paint(
+    rows: list[tuple[int, int, E820Type]],
+    start: int,
+    end: int,
+    kind: E820Type | None,
+    *,
+    only: E820Type | None = None,
+) -> list[tuple[int, int, E820Type]]:
+    """Set [start, end) to `kind` (None: nothing); with `only`, just the parts of that type."""
+    out: list[tuple[int, int, E820Type]] = []
+    painted: list[tuple[int, int]] = [] if only else [(start, end)]
+    for low, high, old in rows:
+        if high <= start or low >= end or (only and old is not only):
+            out.append((low, high, old))
+            continue
+        if low < start:
+            out.append((low, start, old))
+        if high > end:
+            out.append((end, high, old))
+        if only:
+            painted.append((max(low, start), min(high, end)))
+    if kind is not None:
+        out += [(low, high, kind) for low, high in painted if low < high]
+    return out
+
+
+def _relocate_initrd(mb: Memblock, owners: list[Reserved]) -> list[Reserved]:
+    """reserve_initrd(): an initrd outside mapped RAM is copied into it and its old place freed."""
+    out = []
+    for row in owners:
+        if row.owner == INITRD and not mb.is_region_memory(row.start, row.end):
+            at = mb.allocate(INITRD, align_up(row.end - row.start, PAGE_SIZE), PAGE_SIZE)
+            if at:
+                mb.free(row.start, row.end)
+                out.append(Reserved(at, at + row.end - row.start, INITRD))
+                continue
+        out.append(row)
+    return out
+
+
+class _DirectMap:
+    """init_memory_mapping() with 2 MiB pages: which page tables it allocates, and where."""
+
+    def __init__(self, mb: Memblock, build: KernelBuild) -> None:
+        self.mb = mb
+        brk_end = build.brk_start + build.brk_used
+        self.buffer = brk_end - build.page_table_buffer
+        self.buffer_top = brk_end
+        self.can_use_buffer = True
+        self.min_mapped = self.max_mapped = 0
+        self.pgds: set[int] = set()
+        self.puds: set[int] = set()
+        self.ptes: set[int] = set()
+        self.pages: list[int] = []
+        self.failed = False
+
+    def page(self) -> None:
+        """alloc_low_pages(1)."""
+        if self.can_use_buffer and self.buffer < self.buffer_top:
+            self.buffer += PAGE_SIZE
+            return
+        at = 0
+        if self.min_mapped < self.max_mapped:
+            at = self.mb.allocate(
+                PAGE_TABLES, PAGE_SIZE, PAGE_SIZE, start=self.min_mapped, end=self.max_mapped
+            )
+        if at:
+            self.pages.append(at)
+        else:
+            self.failed = True
+
+    def map(self, start: int, end: int) -> None:
+        """init_memory_mapping() of [start, end)."""
+        last = end
+        for low, high, large in self._split(start, end):
+            last = high
+            for pgd in range(low // _PGD_SIZE, (high - 1) // _PGD_SIZE + 1):
+                if pgd not in self.pgds:
+                    self.pgds.add(pgd)
+                    self.page()
+                for pud in range(max(low // GIB, pgd * 512), min((high - 1) // GIB, pgd * 512 + 511) + 1):
+                    if pud not in self.puds:
+                        self.puds.add(pud)
+                        self.page()
+                    if large:
+                        last = align_up(high, _PMD_SIZE)
+                        continue
+                    for pmd in range(
+                        max(low // _PMD_SIZE, pud * 512), min((high - 1) // _PMD_SIZE, pud * 512 + 511) + 1
+                    ):
+                        if pmd not in self.ptes:
+                            self.ptes.add(pmd)
+                            self.page()
+        self.max_mapped = max(self.max_mapped, last)
+
+    def _split(self, start: int, end: int) -> list[tuple[int, int, bool]]:
+        """split_mem_range(): [head 4K][body 2M][tail 4K], small pieces widened where RAM surrounds them."""
+        first, last = align_up(start, _PMD_SIZE), align_down(end, _PMD_SIZE)
+        if first >= last:
+            pieces = [(start, min(first, end), False), (min(first, end), end, False)]
+        else:
+            pieces = [(start, first, False), (first, last, True), (last, end, False)]
+        return [
+            (
+                low,
+                high,
+                large or self.mb.is_region_memory(align_down(low, _PMD_SIZE), align_up(high, _PMD_SIZE)),
+            )
+            for low, high, large in pieces
+            if low < high
+        ]
+
+    def map_ram(self, low: int, high: int) -> int:
+        """init_range_memory_mapping(): the RAM inside [low, high); returns the bytes mapped."""
+        mapped = 0
+        for row in self.mb.memory:
+            start, end = max(row[0], low), min(row[1], high)
+            if start >= end:
+                continue
+            self.can_use_buffer = max(start, self.buffer) >= min(end, self.buffer_top)
+            self.map(start, end)
+            self.can_use_buffer = True
+            mapped += end - start
+        return mapped
+
+
+def _direct_map(mb: Memblock, max_pfn: int, build: KernelBuild) -> list[int] | None:
+    """init_mem_mapping(); the page table pages taken from memblock, None where there was no memory."""
+    walk = _DirectMap(mb, build)
+    walk.map(0, MIB)
+    end = max_pfn << PAGE_SHIFT
+    if mb.bottom_up:
+        for low, high in ((build.image_end, end), (MIB, build.image_end)):
+            _map_bottom_up(walk, low, high)
+    else:
+        _map_top_down(walk, MIB, end)
+    return None if walk.failed else walk.pages
+
+
+def _map_bottom_up(walk: _DirectMap, low: int, high: int) -> None:
+    step, mapped, start = _PMD_SIZE, 0, low
+    walk.min_mapped = low
+    while start < high:
+        following = min(align_up(start + 1, step), high) if high - start > step else high
+        mapped += walk.map_ram(start, following)
+        start = following
+        if mapped >= step:
+            step <<= 8
+
+
+def _map_top_down(walk: _DirectMap, low: int, high: int) -> None:
+    at = walk.mb.find(_PMD_SIZE, _PMD_SIZE, low, high, -1)
+    real_end = at + _PMD_SIZE if at else max(low, align_down(high, _PMD_SIZE))
+    step, mapped, last = _PMD_SIZE, 0, real_end
+    walk.max_mapped = 0
+    walk.min_mapped = real_end
+    while last > low:
+        start = max(align_down(last - 1, step), low) if last > step else low
+        mapped += walk.map_ram(start, last)
+        last = walk.min_mapped = start
+        if mapped >= step:
+            step <<= 8
+    if real_end < high:
+        walk.map_ram(real_end, high)

@@ -1,0 +1,177 @@
+"""numa_init(): from parsed entries to nodes, or to the dummy node.
+
+Source (6.1): arch/x86/mm/numa.c, functions named in each docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from acpitk.kernel.memblock import HOTPLUG, NO_NID, Memblock, Row
+from acpitk.kernel.policy import Coverage, NodeDataFailure, TrimBounds
+from acpitk.kernel.srat import Blk, KernelPanicError, Numa
+from acpitk.machine import Reserved
+from acpitk.outcome import NodeData, NumaReason
+from acpitk.ranges import MIB, PAGE_SHIFT, PAGE_SIZE
+
+_CACHE_LINE = 64
+_MISSING_PAGES_LIMIT = MIB >> PAGE_SHIFT
+_MASK64 = (1 << 64) - 1
+
+
+def page_ranges(rows: list[Row], nid: int | None = None) -> Iterator[tuple[int, int, int]]:
+    """for_each_mem_pfn_range(): (start_pfn, end_pfn, nid) of whole pages; `nid` None is every node."""
+    for start, end, row_nid, _ in rows:
+        if nid is None or row_nid == nid:
+            low, high = (start + PAGE_SIZE - 1) >> PAGE_SHIFT, end >> PAGE_SHIFT
+            if low < high:
+                yield low, high, row_nid
+
+
+def reset(numa: Numa, mb: Memblock) -> None:
+    """What numa_init() clears before each attempt."""
+    numa.nodes_parsed.clear()
+    numa.meminfo.clear()
+    mb.reset_nodes()
+    if numa.distance_count:
+        mb.free(numa.distance_at, numa.distance_at + numa.distance_count**2)
+    numa.distance_at = numa.distance_count = 0
+    numa.distance_failed = False
+    numa.distances.clear()
+
+
+def cleanup_meminfo(numa: Numa, mb: Memblock, max_pfn: int) -> NumaReason | None:
+    """numa_cleanup_meminfo(): trim to RAM, reject overlaps of nodes, join blocks of one node."""
+    if numa.policy.trim_bounds is TrimBounds.DRAM:
+        low, high = mb.memory[0][0], mb.memory[-1][1]
+    else:
+        low, high = 0, max_pfn << PAGE_SHIFT
+    kept = []
+    for blk in numa.meminfo:
+        if not mb.overlaps_memory(blk.start, blk.end):
+            numa.reserved_meminfo.append(blk)
+            continue
+        start, end = max(blk.start, low), blk.end
+        if end > high:
+            numa.reserved_meminfo.append(Blk(high, end, blk.nid))
+            end = high
+        if start < end:
+            kept.append(Blk(start, end, blk.nid))
+    numa.meminfo[:] = kept
+    return _join(numa, numa.meminfo)
+
+
+def _join(numa: Numa, blks: list[Blk]) -> NumaReason | None:
+    i = 0
+    while i < len(blks):
+        bi = blks[i]
+        j = i + 1
+        while j < len(blks):
+            bj = blks[j]
+            if bi.end > bj.start and bi.start < bj.end:
+                where = (
+                    f"node {bi.nid} [mem {bi.start:#010x}-{bi.end - 1:#010x}] overlaps with",
+                    f"[mem {bj.start:#010x}-{bj.end - 1:#010x}]",
+                )
+                if bi.nid != bj.nid and numa.policy.overlap_rejects:
+                    numa.messages.append(f"{where[0]} node {bj.nid} {where[1]}")
+                    return NumaReason.OVERLAP
+                numa.messages.append(f"Warning: {where[0]} itself {where[1]}")
+            if bi.nid == bj.nid:
+                start, end = min(bi.start, bj.start), max(bi.end, bj.end)
+                adjacent = bi.end >= bj.start and bj.end >= bi.start
+                free = all(b.nid == bi.nid or start >= b.end or end <= b.start for b in blks)
+                if free and (adjacent or numa.policy.holes_swallowed):
+                    bi.start, bi.end = start, end
+                    del blks[j]
+                    continue
+            j += 1
+        i += 1
+    return None
+
+
+def register(
+    numa: Numa, mb: Memblock, max_pfn: int, owners: list[Reserved]
+) -> tuple[NumaReason | None, dict[int, tuple[str, ...]]]:
+    """numa_register_memblks() up to the coverage check: label RAM, exempt kernel nodes, check coverage.
+
+    Returns:
+        The reason to refuse (None: accepted) and, per node that lost hotplug marks, the owners of the
+        reserved memory that cost it them.
+    """
+    for blk in numa.meminfo:
+        mb.set_memory_node(blk.start, blk.end, blk.nid)
+    lost = _clear_kernel_nodes(numa, mb, owners) if numa.policy.kernel_nodes_exempt else {}
+    if not _covered(numa, mb, max_pfn):
+        return NumaReason.COVERAGE, lost
+    return None, lost
+
+
+def _clear_kernel_nodes(numa: Numa, mb: Memblock, owners: list[Reserved]) -> dict[int, tuple[str, ...]]:
+    """numa_clear_kernel_node_hotplug()."""
+    for blk in numa.meminfo:
+        mb.set_reserved_node(blk.start, blk.end, blk.nid)
+    kernel_nodes = {row[2] for row in mb.reserved if row[2] != NO_NID}
+    if not any(row[3] & HOTPLUG for row in mb.memory):
+        return {}
+    marked = {row[2] for row in mb.memory if row[3] & HOTPLUG}
+    lost: dict[int, tuple[str, ...]] = {}
+    for blk in numa.meminfo:
+        if blk.nid not in kernel_nodes:
+            continue
+        mb.clear_hotplug(blk.start, blk.end)
+        if blk.nid in marked:
+            here = {r.owner for r in owners if r.start < blk.end and r.end > blk.start}
+            lost[blk.nid] = tuple(sorted(here.union(lost.get(blk.nid, ()))))
+    return lost
+
+
+def _covered(numa: Numa, mb: Memblock, max_pfn: int) -> bool:
+    """numa_meminfo_cover_memory(), or memblock_validate_numa_coverage()."""
+    if numa.policy.coverage is Coverage.UP_TO_1M:
+        missing = sum(end - start for start, end, nid in page_ranges(mb.memory) if nid == NO_NID)
+        if missing > _MISSING_PAGES_LIMIT:
+            numa.messages.append(f"NUMA: no nodes coverage for {missing >> 8}MB of RAM")
+            return False
+        return True
+    numa_pages = 0
+    for blk in numa.meminfo:
+        low, high = blk.start >> PAGE_SHIFT, blk.end >> PAGE_SHIFT
+        numa_pages = max(0, numa_pages + _present(mb, blk.nid, low, high))
+    e820_pages = _present(mb, None, 0, max_pfn)
+    if e820_pages - numa_pages >= _MISSING_PAGES_LIMIT:
+        numa.messages.append(
+            f"NUMA: nodes only cover {numa_pages >> 8}MB of your {e820_pages >> 8}MB e820 RAM. Not used."
+        )
+        return False
+    return True
+
+
+def _present(mb: Memblock, nid: int | None, low: int, high: int) -> int:
+    """Pages of [low, high) in RAM of the node: the complement of __absent_pages_in_range()."""
+    return sum(max(0, min(end, high) - max(start, low)) for start, end, _ in page_ranges(mb.memory, nid))
+
+
+def allocate_node_data(numa: Numa, mb: Memblock, max_pfn: int) -> list[NodeData]:
+    """alloc_node_data() for every node with memory, ascending; these nodes come online.
+
+    Raises:
+        KernelPanicError: no memory where the policy panics.
+    """
+    spans: dict[int, tuple[int, int]] = {}
+    for blk in numa.meminfo:
+        start, end = spans.get(blk.nid, (max_pfn << PAGE_SHIFT, 0))
+        spans[blk.nid] = (min(start, blk.start), max(end, blk.end))
+    placed = []
+    for nid, (start, end) in sorted(spans.items()):
+        if start >= end:
+            continue
+        size = numa.build.node_data
+        at = mb.allocate(f"NODE_DATA({nid})", size, _CACHE_LINE, nid=nid)
+        if at:
+            placed.append(NodeData(nid, at, at + size, mb.nid_of(at)))
+        elif numa.policy.node_data_failure is NodeDataFailure.PANIC:
+            raise KernelPanicError(f"Cannot allocate {size} bytes for node {nid} data")
+        else:
+            numa.messages.append(f"Cannot find {size} bytes in any node (initial node: {nid})")
+    return placed

@@ -1,0 +1,334 @@
+"""The SRAT and SLIT as Linux reads them: by trusting lengths, with its own leniency.
+
+Kept apart from acpitk.tables on purpose: the specification's reader must not explain what the kernel does.
+Sources (6.1): acpi_parse_entries_array() in drivers/acpi/tables.c, acpi_numa_init() and its handlers in
+drivers/acpi/numa/srat.c, acpi_numa_processor_affinity_init() in arch/x86/mm/srat.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from acpitk.kernel.memblock import Memblock
+from acpitk.kernel.policy import KernelBuild, KernelPolicy
+from acpitk.kernel.prediction import EntryUse, EntryVerdict
+from acpitk.outcome import NumaReason
+from acpitk.ranges import PAGE_SHIFT, PAGE_SIZE
+
+_MEMORY = struct.Struct("<BBIHQQIIQ")
+_X2APIC = struct.Struct("<BBHIII")
+_MASK64 = (1 << 64) - 1
+_FIXED_SRAT = 48
+_MAX_MAPPING = 256 << 10
+"""Bytes early_memremap() maps at most (NR_FIX_BTMAPS 64 pages, mm/early_ioremap.c)."""
+_ENABLED, _HOT_PLUGGABLE, _NON_VOLATILE = 1, 2, 4
+LOCAL_DISTANCE, REMOTE_DISTANCE = 10, 20
+_SLIT_COUNT = struct.Struct("<Q")
+_SLIT_HANG = 1 << 31
+"""Localities from which acpi_numa_slit_init()'s int counters overflow before they reach the count."""
+
+
+class KernelPanicError(Exception):
+    """The modelled kernel dies here."""
+
+
+@dataclass(slots=True)
+class Blk:
+    """struct numa_memblk."""
+
+    start: int
+    end: int
+    nid: int
+
+
+@dataclass(slots=True)
+class Numa:
+    """The kernel's NUMA state while one configuration is tried; the PXM map survives attempts."""
+
+    policy: KernelPolicy
+    build: KernelBuild
+    numa_off: bool
+    srat_disabled: bool
+    pxm_to_node: dict[int, int] = field(default_factory=dict)
+    nodes_parsed: set[int] = field(default_factory=set)
+    initiators: set[int] = field(default_factory=set)
+    cpu_nodes: dict[int, int] = field(default_factory=dict)
+    meminfo: list[Blk] = field(default_factory=list)
+    reserved_meminfo: list[Blk] = field(default_factory=list)
+    distance_at: int = 0
+    distance_count: int = 0
+    distance_failed: bool = False
+    distances: bytearray = field(default_factory=bytearray)
+    max_possible_pfn: int = 0
+    entries: list[EntryVerdict] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+    def map_pxm(self, pxm: int) -> int | None:
+        """acpi_map_pxm_to_node(): known node, the lowest free one, or None."""
+        if pxm >= self.build.max_pxm_domains or self.numa_off:
+            return None
+        nid = self.pxm_to_node.get(pxm)
+        if nid is None:
+            nid = len(self.pxm_to_node)
+            if nid >= self.build.max_numnodes:
+                return None
+            self.pxm_to_node[pxm] = nid
+        return nid
+
+    def bad_srat(self) -> None:
+        """bad_srat()."""
+        self.messages.append("SRAT: SRAT not used.")
+        self.srat_disabled = True
+
+
+def parse_srat(numa: Numa, mb: Memblock, table: bytes, following: bytes) -> NumaReason | None:
+    """Both passes over the SRAT; the reason it is refused, None where entries were accepted.
+
+    Args:
+        table: the table; its header length field rules, not its size.
+        following: the bytes behind it in memory.
+
+    Raises:
+        KernelPanicError: an entry reaches past the mapped pages.
+    """
+    length = int.from_bytes(table[4:8], "little")
+    if length == 0 or length > _MAX_MAPPING:
+        return NumaReason.NO_SRAT
+    data = (table + following).ljust(max(length, len(table)) + PAGE_SIZE, b"\0")
+    revision = data[8]
+    _affinity_pass(numa, data, length, revision)
+    accepted = 0
+    zero_length = False
+    at = _FIXED_SRAT
+    while at + 2 < length:
+        size = data[at + 1]
+        if data[at] == 1:
+            accepted += _memory_affinity(numa, mb, data, at, revision)
+        if size == 0:
+            numa.messages.append("[SRAT:0x01] Invalid zero length")
+            zero_length = True
+            break
+        at += size
+    if zero_length:
+        return NumaReason.ZERO_LENGTH
+    if numa.srat_disabled and accepted:
+        return NumaReason.BAD_SRAT
+    if not accepted:
+        return NumaReason.BAD_SRAT if numa.srat_disabled else NumaReason.NO_MEMORY_AFFINITY
+    return None
+
+
+def _affinity_pass(numa: Numa, data: bytes, length: int, revision: int) -> None:
+    """Pass A: processors and generic initiators in table order; a failing handler ends the calls."""
+    at = _FIXED_SRAT
+    while at + 2 < length:
+        kind, size = data[at], data[at + 1]
+        if kind == 0:
+            _processor(numa, data, at, revision)
+        elif kind == 2:
+            _x2apic(numa, data, at)
+        elif kind == 5 and not _generic_initiator(numa, data, at):
+            _zero_length_check(numa, data, at, length)
+            return
+        if size == 0:
+            numa.messages.append("[SRAT:0x00] Invalid zero length")
+            return
+        at += size
+
+
+def _zero_length_check(numa: Numa, data: bytes, at: int, length: int) -> None:
+    """The walk goes on without handlers (6.1); only a zero length is still noticed."""
+    while at + 2 < length:
+        if data[at + 1] == 0:
+            numa.messages.append("[SRAT:0x00] Invalid zero length")
+            return
+        at += data[at + 1]
+
+
+def _processor(numa: Numa, data: bytes, at: int, revision: int) -> None:
+    if numa.srat_disabled:
+        return
+    if data[at + 1] != 16:
+        numa.bad_srat()
+        return
+    if not data[at + 4] & _ENABLED:
+        return
+    pxm = data[at + 2]
+    if revision >= 2:
+        pxm |= int.from_bytes(data[at + 9 : at + 12], "little") << 8
+    _cpu_node(numa, pxm, data[at + 3])
+
+
+def _x2apic(numa: Numa, data: bytes, at: int) -> None:
+    if numa.srat_disabled:
+        return
+    _, size, _, pxm, apic_id, flags = _X2APIC.unpack_from(data, at)
+    if size < 24:
+        numa.bad_srat()
+        return
+    if not flags & _ENABLED:
+        return
+    if apic_id >= numa.build.flat_apic_limit:
+        numa.messages.append(f"SRAT: PXM {pxm} -> X2APIC 0x{apic_id:04x} ignored")
+        return
+    _cpu_node(numa, pxm, apic_id)
+
+
+def _cpu_node(numa: Numa, pxm: int, apic_id: int) -> None:
+    nid = numa.map_pxm(pxm)
+    if nid is None:
+        numa.messages.append(f"SRAT: Too many proximity domains {pxm:x}")
+        numa.bad_srat()
+    else:
+        numa.cpu_nodes[apic_id] = nid
+        numa.nodes_parsed.add(nid)
+
+
+def _generic_initiator(numa: Numa, data: bytes, at: int) -> bool:
+    if not data[at + 24] & _ENABLED:
+        return False
+    nid = numa.map_pxm(int.from_bytes(data[at + 4 : at + 8], "little"))
+    if nid is None:
+        numa.messages.append("SRAT: Too many proximity domains.")
+        return False
+    numa.nodes_parsed.add(nid)
+    numa.initiators.add(nid)
+    return True
+
+
+def _memory_affinity(numa: Numa, mb: Memblock, data: bytes, at: int, revision: int) -> bool:
+    """acpi_numa_memory_affinity_init(): whether the entry counts as accepted."""
+    _, size, firmware_pxm, _, base, length, _, flags, _ = _MEMORY.unpack_from(data, at)
+    hotplug = bool(flags & _HOT_PLUGGABLE)
+    pxm = firmware_pxm & 0xFF if revision <= 1 and numa.policy.revision_1_masks_pxm else firmware_pxm
+
+    def verdict(use: EntryUse, nid: int | None = None) -> None:
+        numa.entries.append(
+            EntryVerdict(
+                offset=at,
+                base=base,
+                length=length,
+                pxm=pxm,
+                firmware_pxm=firmware_pxm,
+                nid=nid,
+                hotplug=hotplug,
+                use=use,
+            )
+        )
+
+    if numa.srat_disabled:
+        verdict(EntryUse.SKIPPED)
+        return False
+    if size < _MEMORY.size:
+        numa.messages.append(f"SRAT: Unexpected header length: {size}")
+        numa.bad_srat()
+        verdict(EntryUse.REJECTED)
+        return False
+    if not flags & _ENABLED:
+        verdict(EntryUse.DISABLED)
+        return False
+    end = base + length & _MASK64
+    nid = numa.map_pxm(pxm)
+    if nid is None:
+        numa.messages.append("SRAT: Too many proximity domains.")
+        numa.bad_srat()
+        verdict(EntryUse.REJECTED)
+        return False
+    use = EntryUse.ACCEPTED
+    if base == end:
+        use = EntryUse.EMPTY
+    elif base > end:
+        numa.messages.append(
+            f"Warning: invalid memblk node {nid} [mem {base:#010x}-{end - 1 & _MASK64:#010x}]"
+        )
+        use = EntryUse.WRAPPED
+    elif len(numa.meminfo) >= numa.build.max_memblks:
+        numa.messages.append("too many memblk ranges")
+        numa.bad_srat()
+        verdict(EntryUse.REJECTED, nid)
+        return False
+    else:
+        numa.meminfo.append(Blk(base, end, nid))
+        if not mb.overlaps_memory(base, end):
+            use = EntryUse.NOT_RAM
+    numa.nodes_parsed.add(nid)
+    numa.messages.append(
+        f"SRAT: Node {nid} PXM {pxm} [mem {base:#010x}-{end - 1 & _MASK64:#010x}]"
+        + (" hotplug" if hotplug else "")
+        + (" non-volatile" if flags & _NON_VOLATILE else "")
+    )
+    if hotplug:
+        mb.mark_hotplug(base, length)
+    numa.max_possible_pfn = max(numa.max_possible_pfn, (end - 1 & _MASK64) + PAGE_SIZE - 1 >> PAGE_SHIFT)
+    verdict(use, nid)
+    return True
+
+
+def parse_slit(numa: Numa, mb: Memblock, table: bytes, following: bytes, end_of_memory: int) -> None:
+    """acpi_parse_slit(): check, then set the distances of mapped domains.
+
+    Args:
+        end_of_memory: PFN_PHYS(max_pfn_mapped), where the distance table may end.
+
+    Raises:
+        KernelPanicError: the locality count makes the kernel loop or read past the table.
+    """
+    length = int.from_bytes(table[4:8], "little")
+    if length == 0 or length > _MAX_MAPPING:
+        return
+    data = (table + following).ljust(_MAX_MAPPING, b"\0")
+    count = _SLIT_COUNT.unpack_from(data, 36)[0]
+    side = (count & 0xFFFFFFFF) - ((count & 0x80000000) << 1)
+    if not _slit_valid(data, side):
+        numa.messages.append("SLIT table looks invalid. Not used.")
+        return
+    if count >= _SLIT_HANG:
+        raise KernelPanicError("hang in acpi_numa_slit_init")
+    mapped = sorted((pxm, nid) for pxm, nid in numa.pxm_to_node.items() if pxm < count)
+    for pxm, nid in mapped:
+        for other_pxm, other_nid in mapped:
+            if not set_distance(numa, mb, nid, other_nid, data[44 + count * pxm + other_pxm], end_of_memory):
+                return
+
+
+def _slit_valid(data: bytes, side: int) -> bool:
+    at = 44
+    for row in range(max(side, 0)):
+        if at + side > len(data):
+            return False
+        line = data[at : at + side]
+        if line[row] != LOCAL_DISTANCE:
+            return False
+        if any(value <= LOCAL_DISTANCE for column, value in enumerate(line) if column != row):
+            return False
+        at += side
+    return True
+
+
+def set_distance(numa: Numa, mb: Memblock, row: int, column: int, distance: int, end: int) -> bool:
+    """numa_set_distance(); False where the table could not be allocated."""
+    if numa.distance_failed:
+        return False
+    if not numa.distance_at and not _allocate_distances(numa, mb, end):
+        return False
+    if row >= numa.distance_count or column >= numa.distance_count:
+        return True
+    numa.distances[row * numa.distance_count + column] = distance
+    return True
+
+
+def _allocate_distances(numa: Numa, mb: Memblock, end: int) -> bool:
+    """numa_alloc_distance()."""
+    count = 1 + max(numa.nodes_parsed | {blk.nid for blk in numa.meminfo}, default=-1)
+    count = max(count, 1)
+    numa.distance_at = mb.allocate("distance table", count * count, PAGE_SIZE, end=end)
+    if not numa.distance_at:
+        numa.messages.append("Warning: can't allocate distance table!")
+        numa.distance_failed = True
+        return False
+    numa.distance_count = count
+    numa.distances = bytearray(
+        LOCAL_DISTANCE if i == j else REMOTE_DISTANCE for i in range(count) for j in range(count)
+    )
+    return True

@@ -27,7 +27,7 @@ LOCAL = 10
 UNREACHABLE = 255
 """No path between two localities."""
 
-_FIXED = Layout(Struct("localities" / Int64ul * "Localities"))
+FIXED = Layout(Struct("localities" / Int64ul * "Localities"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ def decode_slit(data: bytes) -> Slit:
             path="slit.localities",
             offset=len(data),
         )
-    localities = _FIXED.parse(data[HEADER_SIZE:FIXED_SIZE])["localities"]
+    localities = FIXED.parse(data[HEADER_SIZE:FIXED_SIZE])["localities"]
     end = min(FIXED_SIZE + localities**2, len(data))
     return Slit(header=header, localities=localities, entries=data[FIXED_SIZE:end], trailing=data[end:])
 
@@ -84,7 +84,7 @@ def encode_slit(slit: Slit) -> bytes:
     Raises:
         EncodeError: a value does not fit its field; `path` names it, for example `slit.localities`.
     """
-    fixed = _FIXED.build({"localities": slit.localities}, path="slit")
+    fixed = FIXED.build({"localities": slit.localities}, path="slit")
     return encode_header(slit.header, path="slit") + fixed + slit.entries + slit.trailing
 
 
@@ -123,7 +123,7 @@ def slit_fields(data: bytes) -> Iterator[Field]:
     slit = decode_slit(data)
     for field in HEADER.fields(data, 0):
         yield replace(field, name=f"header.{field.name}")
-    yield from _FIXED.fields(data, HEADER_SIZE)
+    yield from FIXED.fields(data, HEADER_SIZE)
     for index, distance in enumerate(slit.entries):
         i, j = divmod(index, slit.localities)
         yield Field(

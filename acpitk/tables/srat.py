@@ -413,7 +413,7 @@ SUBTABLES: Mapping[int, Subtable] = {
 }
 """Every affinity structure acpitk knows, by type; a new one is a value class and a row here."""
 
-_FIXED = Layout(Struct("table_revision" / Int32ul * "Table Revision", "reserved" / Int64ul * "Reserved"))
+FIXED = Layout(Struct("table_revision" / Int32ul * "Table Revision", "reserved" / Int64ul * "Reserved"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -495,7 +495,7 @@ def decode_srat(data: bytes) -> Srat:
     bounds = _walk(data)
     return Srat(
         header=header,
-        **_FIXED.parse(data[HEADER_SIZE:FIXED_SIZE]),
+        **FIXED.parse(data[HEADER_SIZE:FIXED_SIZE]),
         entries=tuple(_decode_entry(data[start:end]) for start, end in bounds),
         trailing=data[bounds[-1][1] if bounds else FIXED_SIZE :],
     )
@@ -509,7 +509,7 @@ def encode_srat(srat: Srat) -> bytes:
     """
     parts = [
         encode_header(srat.header, path="srat"),
-        _FIXED.build({"table_revision": srat.table_revision, "reserved": srat.reserved}, path="srat"),
+        FIXED.build({"table_revision": srat.table_revision, "reserved": srat.reserved}, path="srat"),
     ]
     for index, entry in enumerate(srat.entries):
         try:
@@ -551,7 +551,7 @@ def srat_fields(data: bytes) -> Iterator[Field]:
     """
     srat = decode_srat(data)
     yield from _prefixed(HEADER.fields(data, 0), "header.")
-    yield from _FIXED.fields(data, HEADER_SIZE)
+    yield from FIXED.fields(data, HEADER_SIZE)
     offset = FIXED_SIZE
     for index, (offset, entry) in enumerate(srat.located()):
         path = f"entries[{index}]"

@@ -1,0 +1,283 @@
+"""What the log does not print: zones and NUMA distances, read from the memory of a booted guest.
+
+The layout of the kernel's structures comes from the kernel itself, from the BTF type information in its
+vmlinux (Documentation/bpf/btf.rst). The guest's RAM is a file that outlives QEMU, so reading it costs
+about a millisecond and the guest need not be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import isqrt
+from pathlib import Path
+
+from acpitk import klog
+from acpitk.errors import DecodeError
+from acpitk.machine import Q35
+from acpitk.outcome import NumaState, Outcome, Zone
+from acpitk.qemu.image import KernelImage
+from acpitk.ranges import GIB, PAGE_SHIFT
+
+LOCAL_DISTANCE, REMOTE_DISTANCE = 10, 20
+"""include/linux/topology.h: what node_distance() says where the table says nothing."""
+
+_ZONE_NAMES = {
+    "ZONE_DMA": "DMA",
+    "ZONE_DMA32": "DMA32",
+    "ZONE_NORMAL": "Normal",
+    "ZONE_MOVABLE": "Movable",
+    "ZONE_DEVICE": "Device",
+}
+_BTF_INT, _BTF_ARRAY, _BTF_STRUCT, _BTF_UNION, _BTF_ENUM = 1, 3, 4, 5, 6
+_BTF_ITEM_BYTES = {_BTF_STRUCT: 12, _BTF_UNION: 12, _BTF_ENUM: 8, 13: 8, 15: 12, 19: 12}
+"""Bytes per member after the 12-byte type record; other kinds have `_BTF_FIXED_BYTES`."""
+_BTF_FIXED_BYTES = {_BTF_INT: 4, _BTF_ARRAY: 12, 14: 4, 17: 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Offsets in bytes within struct pglist_data and struct zone.
+
+    Args:
+        node_id: of `node_id`, to check that the address really holds that node.
+        node_zones, zone_size: of the array of zones, and one zone's size.
+        start_pfn, spanned_pages, present_pages: of those fields in struct zone.
+        zones: zone names by index.
+    """
+
+    node_id: int
+    node_zones: int
+    zone_size: int
+    start_pfn: int
+    spanned_pages: int
+    present_pages: int
+    zones: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestMemory:
+    """What was read; a field is None where it could not be.
+
+    Args:
+        zones: populated zones of every node whose NODE_DATA the log locates, sorted.
+        distance_table: the kernel's table, row per node; empty where the kernel has none.
+    """
+
+    zones: tuple[Zone, ...] | None = None
+    distance_table: tuple[tuple[int, ...], ...] | None = None
+
+    def complete(self, outcome: Outcome) -> Outcome:
+        """`outcome` with zones, and with distances of the nodes it knows."""
+        return replace(outcome, zones=self.zones, distances=self._distances(outcome))
+
+    def _distances(self, outcome: Outcome) -> tuple[tuple[int, ...], ...] | None:
+        """node_distance(i, j) of nodes 0 to the highest known; 10 and 20 beyond the table."""
+        if self.distance_table is None or outcome.memory is None:
+            return None
+        known = {region.nid for region in outcome.memory if region.nid is not None}
+        if outcome.numa is NumaState.SRAT:
+            known.update((outcome.pxm_to_node or {}).values())
+        table = self.distance_table
+        nodes = range(max(known, default=0) + 1)
+        return tuple(
+            tuple(
+                table[i][j]
+                if i < len(table) and j < len(table)
+                else LOCAL_DISTANCE
+                if i == j
+                else REMOTE_DISTANCE
+                for j in nodes
+            )
+            for i in nodes
+        )
+
+
+def observe(console: str, ram: int, *, machine: Q35, image: KernelImage) -> GuestMemory:
+    """Read zones and distances of a guest that reached its marker.
+
+    Args:
+        console: its log; NODE_DATA and memblock lines say where to look.
+        ram: descriptor of the file that is the guest's RAM.
+        machine: for where RAM addresses sit in that file.
+        image: the kernel, for its layout.
+    """
+    outcome = klog.parse(console, kernel=image.name, ended="")
+    if outcome.node_data is None or outcome.zone_movable_start is None:
+        return GuestMemory()
+    try:
+        layout = layout_of(image)
+        zones = [
+            zone
+            for node in outcome.node_data
+            for zone in _zones(_read(ram, machine, node.start, node.end - node.start), node.nid, layout)
+        ]
+        table = _distance_table(console, ram, machine) if outcome.numa is NumaState.SRAT else ()
+    except (DecodeError, OSError, ValueError, struct.error):
+        return GuestMemory()
+    return GuestMemory(zones=tuple(zones), distance_table=table)
+
+
+def _read(ram: int, machine: Q35, address: int, size: int) -> bytes:
+    offset = address if address < machine.low_end else machine.low_end + address - 4 * GIB
+    data = os.pread(ram, size, offset)
+    if len(data) != size:
+        raise ValueError(f"guest memory {address:#x}+{size:#x} is not RAM")
+    return data
+
+
+def _zones(node: bytes, nid: int, layout: Layout) -> list[Zone]:
+    """The populated zones (present_pages above 0) of one pg_data_t."""
+    if struct.unpack_from("<i", node, layout.node_id)[0] != nid:
+        raise ValueError(f"no pg_data_t of node {nid} there")
+    out = []
+    for index, name in enumerate(layout.zones):
+        at = layout.node_zones + index * layout.zone_size
+        start, spanned, present = (
+            struct.unpack_from("<Q", node, at + field)[0]
+            for field in (layout.start_pfn, layout.spanned_pages, layout.present_pages)
+        )
+        if present:
+            out.append(Zone(nid, name, start << PAGE_SHIFT, (start + spanned) << PAGE_SHIFT))
+    return out
+
+
+def _distance_table(console: str, ram: int, machine: Q35) -> tuple[tuple[int, ...], ...]:
+    """The table numa_alloc_distance() reserved last, unless numa_reset_distance() freed it."""
+    place: tuple[int, int] | None = None
+    wanted = False
+    for call in klog.memblock_trace(console):
+        if call.call == "alloc":
+            wanted = call.caller == "numa_alloc_distance"
+        elif call.call == "reserve" and (wanted or call.caller == "numa_alloc_distance"):
+            place, wanted = (call.start, call.end), False
+        elif call.call == "free" and place and (call.start, call.end) == place:
+            place = None
+    if place is None:
+        return ()
+    count = isqrt(place[1] - place[0])
+    if count * count != place[1] - place[0]:
+        raise ValueError(f"a distance table of {place[1] - place[0]} bytes is not square")
+    cells = _read(ram, machine, place[0], count * count)
+    return tuple(tuple(cells[row * count : (row + 1) * count]) for row in range(count))
+
+
+@lru_cache(maxsize=16)
+def layout_of(image: KernelImage) -> Layout:
+    """The layout of `image`, kept beside a cached vmlinux once it was worked out.
+
+    Raises:
+        DecodeError: the vmlinux has no usable BTF.
+    """
+    kept = image.path.with_name("layout.json") if image.path.with_name("meta.json").exists() else None
+    if kept is not None:
+        try:
+            fields = json.loads(kept.read_text())
+            return Layout(**fields | {"zones": tuple(fields["zones"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            pass
+    with image.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as vmlinux:
+        layout = read_layout(elf_section(vmlinux, b".BTF"))
+    if kept is not None:
+        _keep(kept, layout)
+    return layout
+
+
+def _keep(path: Path, layout: Layout) -> None:
+    fields = {name: getattr(layout, name) for name in Layout.__slots__}
+    staging = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        staging.write_text(json.dumps(fields) + "\n")
+        staging.replace(path)
+    except OSError:
+        staging.unlink(missing_ok=True)
+
+
+def elf_section(elf: bytes | mmap.mmap, name: bytes) -> bytes:
+    """The bytes of an ELF64 little-endian section.
+
+    Raises:
+        DecodeError: not such a file, or no such section.
+    """
+    try:
+        if elf[:6] != b"\x7fELF\x02\x01":
+            raise DecodeError("not an ELF64 little-endian file", path="elf.ident", offset=0)
+        (table,) = struct.unpack_from("<Q", elf, 0x28)
+        size, count, names_index = struct.unpack_from("<3H", elf, 0x3A)
+        headers = [struct.unpack_from("<IIQQQQ", elf, table + i * size) for i in range(count)]
+        names = headers[names_index][4]
+        for header in headers:
+            start = names + header[0]
+            if elf[start : start + len(name) + 1] == name + b"\0":
+                return bytes(elf[header[4] : header[4] + header[5]])
+    except (struct.error, IndexError):
+        raise DecodeError("the section headers do not fit the file", path="elf.sections", offset=0) from None
+    raise DecodeError(f"no section {name.decode()}", path="elf.sections", offset=0)
+
+
+def read_layout(btf: bytes) -> Layout:
+    """The layout from BTF type information.
+
+    Raises:
+        DecodeError: not BTF, or a struct or field is missing.
+    """
+    try:
+        if btf[:2] != b"\x9f\xeb":
+            raise DecodeError("not BTF", path="btf.magic", offset=0)
+        header, type_at, type_size, name_at, name_size = struct.unpack_from("<5I", btf, 4)
+        names = btf[header + name_at : header + name_at + name_size]
+        types = btf[header + type_at : header + type_at + type_size]
+        structs, zone_type = _scan(types, names)
+        node, _ = structs["pglist_data"]
+        zone, zone_size = structs["zone"]
+        return Layout(
+            node_id=node["node_id"],
+            node_zones=node["node_zones"],
+            zone_size=zone_size,
+            start_pfn=zone["zone_start_pfn"],
+            spanned_pages=zone["spanned_pages"],
+            present_pages=zone["present_pages"],
+            zones=tuple(_ZONE_NAMES[name] for name in zone_type if name in _ZONE_NAMES),
+        )
+    except (struct.error, IndexError):
+        raise DecodeError("the type section is cut off", path="btf.types", offset=0) from None
+    except KeyError as error:
+        raise DecodeError(f"no type or field {error.args[0]}", path="btf.types", offset=0) from None
+
+
+def _scan(types: bytes, names: bytes) -> tuple[Mapping[str, tuple[dict[str, int], int]], tuple[str, ...]]:
+    """One pass over the type records: struct pglist_data, struct zone and enum zone_type.
+
+    Returns:
+        struct name -> (field -> byte offset, size in bytes), and the enumerators of zone_type by value.
+    """
+
+    def name_of(offset: int) -> str:
+        return names[offset : names.index(b"\0", offset)].decode()
+
+    wanted = {m.start() + 1: m[1].decode() for m in re.finditer(rb"\0(?=(pglist_data|zone)\0)", names)}
+    enum = {m.start() + 1 for m in re.finditer(rb"\0(?=zone_type\0)", names)}
+    structs: dict[str, tuple[dict[str, int], int]] = {}
+    zone_type: tuple[str, ...] = ()
+    record = struct.Struct("<III")
+    at = 0
+    while at < len(types):
+        name, info, size = record.unpack_from(types, at)
+        at += 12
+        kind, count, bitfields = info >> 24 & 0x1F, info & 0xFFFF, info >> 31
+        if kind == _BTF_STRUCT and name in wanted:
+            members = [record.unpack_from(types, at + 12 * i) for i in range(count)]
+            mask = 0xFFFFFF if bitfields else 0xFFFFFFFF
+            fields = {name_of(member): (offset & mask) // 8 for member, _, offset in members}
+            structs.setdefault(wanted[name], (fields, size))
+        elif kind == _BTF_ENUM and name in enum:
+            values = [struct.unpack_from("<Ii", types, at + 8 * i) for i in range(count)]
+            zone_type = tuple(name_of(offset) for offset, _ in sorted(values, key=lambda v: v[1]))
+        at += _BTF_ITEM_BYTES[kind] * count if kind in _BTF_ITEM_BYTES else _BTF_FIXED_BYTES.get(kind, 0)
+    return structs, zone_type

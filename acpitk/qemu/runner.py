@@ -1,0 +1,254 @@
+"""Boots a case on a real kernel in QEMU and brings back the console.
+
+Everything a guest needs (tables, initrd, RAM) lives in anonymous memory files, so nothing is left behind
+however a boot ends, and no file name of a case ever reaches QEMU. Needs Linux (memfd_create).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from acpitk import klog
+from acpitk.errors import ToolError, UsageError
+from acpitk.machine import Case, Q35
+from acpitk.outcome import Outcome
+from acpitk.qemu.argv import qemu_argv
+from acpitk.qemu.guest_memory import GuestMemory, observe
+from acpitk.qemu.image import KernelImage
+from acpitk.qemu.initramfs import padded
+from acpitk.ranges import MIB
+
+PROGRAM = "qemu-system-x86_64"
+CONSOLE_MAX = 8 * MIB
+"""Bytes of console after which a boot counts as never ending."""
+_POLL = 0.004
+"""Seconds between looks at the console. QEMU writes byte by byte; waking for each would cost as much as
+the boot."""
+_PANIC_GRACE = 1.0
+"""Seconds a kernel that printed a panic or an oops gets for the rest of it, where it does not exit."""
+
+
+class Marker(StrEnum):
+    """How far to boot: the console text at which everything wanted has happened."""
+
+    ZONES = "mem auto-init: "
+    """Zones are set up; memblock is still the allocator."""
+    MEMORY = "Memory: "
+    """Memory was handed to the page allocator; a machine with too little of it panics before or here."""
+
+
+class BootEnd(StrEnum):
+    """How a boot ended."""
+
+    MARKER = "marker"
+    PANIC = "panic"
+    TIMEOUT = "timeout"
+    EXITED = "exited"
+    SILENT = "silent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootResult:
+    """One boot.
+
+    Args:
+        console: everything the kernel printed, lines ending in "\\n".
+        ended: how it ended; EXITED is a reset without a panic message, SILENT a time-out without output.
+        seconds: wall time.
+        argv: the QEMU arguments, with the memory files as /proc/self/fd/N.
+        kernel: the image's name.
+        memory: what was read from guest memory; its fields are None where that was not possible.
+    """
+
+    console: str
+    ended: BootEnd
+    seconds: float
+    argv: tuple[str, ...]
+    kernel: str
+    memory: GuestMemory
+
+    def outcome(self) -> Outcome:
+        """The console and the guest's memory as an `Outcome`."""
+        parsed = klog.parse(self.console, kernel=self.kernel, ended=self.ended.value)
+        return self.memory.complete(parsed)
+
+
+def find_qemu() -> Path:
+    """The QEMU program on PATH.
+
+    Raises:
+        ToolError: there is none.
+    """
+    if found := shutil.which(PROGRAM):
+        return Path(found)
+    raise ToolError(f"{PROGRAM} is not on PATH: install it (Debian package qemu-system-x86)")
+
+
+def qemu_version(qemu: Path) -> str:
+    """The version QEMU states, for example `7.2.22`.
+
+    Raises:
+        ToolError: it does not run or states none.
+    """
+    try:
+        done = subprocess.run([qemu, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolError(f"{qemu} does not run: {error}") from None
+    if match := re.search(r"version (\d[\w.]*)", done.stdout):
+        return match[1]
+    raise ToolError(f"{qemu} --version does not name a QEMU version")
+
+
+def boot(
+    case: Case,
+    image: KernelImage,
+    *,
+    qemu: Path | None = None,
+    timeout: float = 30,
+    marker: Marker = Marker.MEMORY,
+    stop: threading.Event | None = None,
+) -> BootResult:
+    """Boot `case` on `image` until `marker`, a panic, an exit or `timeout` seconds.
+
+    Setting `stop` from another thread ends the boot with a `ToolError`.
+
+    Raises:
+        UsageError: the case cannot be given to QEMU, see `argv.undeliverable`.
+        ToolError: QEMU is missing or did not start the guest.
+    """
+    if not isinstance(case.machine, Q35):
+        raise UsageError("this machine is an explicit memory map; only a Q35 guest can be booted")
+    if not hasattr(os, "memfd_create"):
+        raise ToolError("booting needs Linux: memory files are not available here")
+    qemu = qemu or find_qemu()
+    with ExitStack() as files:
+
+        def memory_file(name: str, data: bytes = b"", size: int = 0) -> int:
+            fd = os.memfd_create(name)
+            files.callback(os.close, fd)
+            os.truncate(fd, size or len(data))
+            with os.fdopen(os.dup(fd), "wb") as file:
+                file.write(data)
+            return fd
+
+        tables = [memory_file(f"table{index}", table) for index, table in enumerate(case.tables)]
+        initrd = memory_file("initrd", padded(case.machine.initrd)) if case.machine.initrd else None
+        ram = memory_file("ram", size=case.machine.memory)
+        argv = qemu_argv(
+            case,
+            qemu=str(qemu),
+            kernel=image.path.absolute(),
+            table_paths=[_fd_path(fd) for fd in tables],
+            initrd=_fd_path(initrd) if initrd is not None else None,
+            memory_path=_fd_path(ram),
+        )
+        begun = time.monotonic()
+        fds = [*tables, ram, *([initrd] if initrd is not None else [])]
+        console, ended = _run(argv, fds, marker=marker, timeout=timeout, stop=stop or threading.Event())
+        memory = observe(console, ram, machine=case.machine, image=image)
+        return BootResult(
+            console=console,
+            ended=ended,
+            seconds=time.monotonic() - begun,
+            argv=tuple(argv),
+            kernel=image.name,
+            memory=memory,
+        )
+
+
+def boot_many(
+    cases: Iterable[Case], image: KernelImage, *, jobs: int = 1, timeout: float = 30
+) -> Iterator[tuple[Case, BootResult]]:
+    """Boot every case, `jobs` at a time, in input order. Closing the generator ends the boots under way.
+
+    Raises:
+        UsageError, ToolError: as `boot`, at the case they concern.
+    """
+    qemu, stop = find_qemu(), threading.Event()
+    with ThreadPoolExecutor(jobs) as pool:
+        under_way: deque[tuple[Case, Future[BootResult]]] = deque()
+        try:
+            for case in cases:
+                if len(under_way) > jobs:
+                    first, future = under_way.popleft()
+                    yield first, future.result()
+                started = pool.submit(boot, case, image, qemu=qemu, timeout=timeout, stop=stop)
+                under_way.append((case, started))
+            while under_way:
+                first, future = under_way.popleft()
+                yield first, future.result()
+        finally:
+            stop.set()
+
+
+def _run(
+    argv: list[str], fds: list[int], *, marker: Marker, timeout: float, stop: threading.Event
+) -> tuple[str, BootEnd]:
+    """Run QEMU until the marker or another end; its whole process group is gone when this returns."""
+    reached = re.compile(rb"^(?:\[[^]\n]*\] )?%b[^\n]*\n" % marker.value.encode(), re.MULTILINE)
+    output, deadline = bytearray(), time.monotonic() + timeout
+    died = False
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                pass_fds=fds,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ToolError(f"{argv[0]} does not start: {error.strerror}") from None
+        try:
+            assert process.stdout is not None
+            os.set_blocking(process.stdout.fileno(), False)
+            line = 0
+            ended = None
+            while ended is None:
+                chunk = process.stdout.read(CONSOLE_MAX)
+                if chunk:
+                    output += chunk
+                    if match := reached.search(output, line):
+                        del output[match.end() :]
+                        ended = BootEnd.MARKER
+                    elif not died and klog.DIED.search(output, line):
+                        died, deadline = True, min(deadline, time.monotonic() + _PANIC_GRACE)
+                    line = output.rfind(b"\n") + 1
+                elif chunk == b"":
+                    ended = BootEnd.PANIC if died else BootEnd.EXITED
+                if ended is None and (time.monotonic() > deadline or len(output) > CONSOLE_MAX):
+                    ended = BootEnd.PANIC if died else BootEnd.TIMEOUT if output else BootEnd.SILENT
+                if stop.is_set():
+                    raise ToolError("the boot was cancelled")
+                if ended is None:
+                    time.sleep(_POLL)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+            process.stdout.close()
+        errors.seek(0)
+        complaint = errors.read(4096).decode(errors="replace").strip()
+    if not output and status not in (0, -signal.SIGKILL):
+        raise ToolError(f"{argv[0]} ended with status {status} before the guest printed anything: {complaint}")
+    return output.decode(errors="replace").replace("\r\n", "\n"), ended
+
+
+def _fd_path(fd: int) -> Path:
+    return Path(f"/proc/self/fd/{fd}")

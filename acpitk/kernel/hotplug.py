@@ -6,8 +6,10 @@ drivers/base/memory.c, offline_pages() in mm/memory_hotplug.c.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import lru_cache
 
 from acpitk.kernel.memblock import Memblock, Row
 from acpitk.outcome import Block, Zone
@@ -52,12 +54,36 @@ def memory_blocks(
         hypervisor: the CPU says it runs under one.
     """
     size = block_size(max_pfn, hypervisor=hypervisor)
-    starts = sorted({start for row in mb.memory for start in range(align_down(row[0], size), row[1], size)})
     zones = tuple(zones)
-    return tuple(_block(mb, zones, start, start + size) for start in starts)
+    edges = sorted(
+        {edge for row in (*mb.memory, *mb.reserved) for edge in row[:2]}
+        | {edge for zone in zones for edge in (zone.start, zone.end)}
+    )
+    blocks: list[Block] = []
+    reached = 0
+    for row in mb.memory:
+        start = max(align_down(row[0], size), reached)
+        while start < row[1]:
+            following = bisect_right(edges, start)
+            quiet = align_down(edges[following], size) if following < len(edges) else start
+            end = max(quiet, start + size)
+            blocks += _run(start, end, size, *_verdict(mb, zones, start, start + size))
+            start = reached = end
+    return tuple(blocks)
 
 
-def _block(mb: Memblock, zones: tuple[Zone, ...], start: int, end: int) -> Block:
+@lru_cache(maxsize=4096)
+def _run(
+    start: int, end: int, size: int, nid: int | None, zone: str | None, reason: BlockReason
+) -> tuple[Block, ...]:
+    """Neighbouring blocks that share one verdict."""
+    removable = reason is BlockReason.MOVABLE
+    return tuple(Block(at, at + size, nid, zone, removable, reason.value) for at in range(start, end, size))
+
+
+def _verdict(
+    mb: Memblock, zones: tuple[Zone, ...], start: int, end: int
+) -> tuple[int | None, str | None, BlockReason]:
     nids = {row[2] for row in mb.memory if row[0] < end and row[1] > start}
     inside = [z for z in zones if z.nid in nids and z.start < end and z.end > start]
     single = len(nids) == 1 and len(inside) == 1
@@ -73,7 +99,7 @@ def _block(mb: Memblock, zones: tuple[Zone, ...], start: int, end: int) -> Block
         reason = BlockReason.BOOT_MEMORY
     else:
         reason = BlockReason.MOVABLE
-    return Block(start, end, nid, zone, reason is BlockReason.MOVABLE, reason.value)
+    return nid, zone, reason
 
 
 def _present_bytes(memory: list[Row], start: int, end: int) -> int:

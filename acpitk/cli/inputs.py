@@ -12,6 +12,7 @@ import click
 
 from acpitk.corpus import load_case
 from acpitk.errors import UsageError
+from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case, Machine, machine_from_json
 from acpitk.ranges import format_size, parse_size
 from acpitk.tables.dump import TableBlob, load
@@ -22,19 +23,21 @@ _MACHINE_LIMIT = 16 << 20
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _Size(click.ParamType):
-    name = "size"
+def size(text: str) -> int:
+    """Option type: bytes in `512M`, `4G` or `0x20000000`."""
+    try:
+        return parse_size(str(text))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return value if isinstance(value, int) else parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-SIZE = _Size()
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+def kernel_option(default: str | None) -> Callable[[Command], Command]:
+    """`--kernel`: a row of the model."""
+    text = "Row of the model." + (f"  [default: {default}]" if default else "")
+    return click.option("--kernel", type=click.Choice(list(POLICIES)), default=default, help=text)
 
 
 def case_options(command: Command) -> Command:
@@ -45,8 +48,13 @@ def case_options(command: Command) -> Command:
             click.option("--srat", type=PATH, help="File with the SRAT: raw table or acpidump text."),
             click.option("--slit", type=PATH, help="File with the SLIT."),
             click.option("--machine", type=PATH, help="Machine as JSON: e820 map and reserved ranges."),
-            click.option("--mem", type=SIZE, help="Instead of --machine: a QEMU q35 guest of this size."),
-            click.option("--initrd", type=SIZE, help="Size of the initrd of that guest."),
+            click.option(
+                "--mem",
+                type=size,
+                metavar="SIZE",
+                help="Instead of --machine: a QEMU q35 guest of this size.",
+            ),
+            click.option("--initrd", type=size, metavar="SIZE", help="Size of the initrd of that guest."),
             click.option("--cmdline", help='Kernel command line, for example "movable_node".'),
         )
     ):
@@ -105,7 +113,7 @@ def read_table(path: Path, signature: bytes) -> bytes:
         UsageError: the file holds no such table.
         DecodeError: the file holds no table at all.
     """
-    blobs = load(path)
+    blobs = load_tables(path)
     for blob in blobs:
         if blob.signature == signature:
             return blob.data
@@ -113,9 +121,17 @@ def read_table(path: Path, signature: bytes) -> bytes:
     raise UsageError(f"{path}: no {signature.decode()} in it, only {found}")
 
 
-def read_tables(paths: tuple[Path, ...]) -> tuple[TableBlob, ...]:
-    """Every table of every file, in order."""
-    return tuple(blob for path in paths for blob in load(path))
+def load_tables(path: Path) -> tuple[TableBlob, ...]:
+    """The tables of a raw file, acpidump text, a directory, or a case or finding (`*.json`).
+
+    Raises:
+        UsageError, DecodeError: as `tables.dump.load` and `corpus.load_case`.
+    """
+    if path.suffix != ".json":
+        return load(path)
+    return tuple(
+        TableBlob(signature=table[:4], data=table, source=str(path)) for table in load_case(path).tables
+    )
 
 
 def describe(signature: bytes) -> str:

@@ -35,12 +35,13 @@ def emit_json(document: Any) -> None:
 
 
 def emit(*parts: RenderableType) -> None:
-    """Write a report: coloured on a terminal unless NO_COLOR is set, plain elsewhere."""
-    console = Console(
-        file=sys.stdout, width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False, markup=False
-    )
-    for part in parts:
-        console.print(part, soft_wrap=not sys.stdout.isatty())
+    """Write a report: coloured on a terminal unless NO_COLOR is set, plain and unwrapped elsewhere."""
+    terminal = sys.stdout.isatty()
+    console = Console(file=sys.stdout, width=None if terminal else _PIPED_WIDTH, highlight=False)
+    with console.capture() as captured:
+        console.print(*parts, sep="\n")
+    text = captured.get()
+    sys.stdout.write(text if terminal else "".join(f"{line.rstrip()}\n" for line in text.splitlines()))
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from acpitk.checks.differential import Comparison
 from acpitk.checks.finding import Finding, Severity
 from acpitk.kernel.prediction import EntryVerdict, Prediction
 from acpitk.outcome import Block, NumaState, Outcome
@@ -68,6 +69,22 @@ def render_prediction(prediction: Prediction) -> RenderableType:
 def render_outcome(outcome: Outcome) -> RenderableType:
     """What was observed of a boot; what was not observed does not appear."""
     return Group(Text(_headline(outcome), style="bold"), Text(""), *_sections(outcome))
+
+
+def render_comparison(comparison: Comparison) -> RenderableType:
+    """Each field's verdict, then every difference."""
+    expected, actual = (" ".join(side) for side in (comparison.expected, comparison.actual))
+    parts = [
+        table(
+            f"{expected} against {actual}",
+            ("field", "verdict"),
+            ((name, verdict.value) for name, verdict in comparison.fields.items()),
+        )
+    ]
+    if comparison.differences:
+        rows = ((d.field, d.where, d.expected, d.actual) for d in comparison.differences)
+        parts.append(table("Differences", ("field", "where", expected, actual), rows))
+    return Group(*parts)
 
 
 def render_findings(findings: Sequence[Finding]) -> RenderableType:

@@ -1,0 +1,63 @@
+"""`acpitk predict`: what the model says of a case."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from acpitk.checks.finding import Finding, Severity
+from acpitk.checks.invariants import check
+from acpitk.cli.inputs import case_options, json_option, kernel_option, read_case
+from acpitk.cli.output import emit, emit_json
+from acpitk.kernel.boot import predict
+from acpitk.kernel.policy import POLICIES
+from acpitk.kernel.prediction import Prediction
+from acpitk.report.text import render_findings, render_prediction
+
+
+@click.command("predict")
+@case_options
+@kernel_option("v6.1")
+@json_option
+def command(kernel: str, as_json: bool, **inputs: Any) -> int:
+    """Predict nodes, zones and removable memory of a CASE file, or of tables on a machine.
+
+    Exit status 1: there are findings of severity error or warning; notes alone are clean.
+
+    \b
+    Examples:
+      acpitk predict --srat srat.bin --slit slit.bin --mem 1G --cmdline movable_node
+      acpitk predict --srat srat.bin --machine server.json --json
+      acpitk predict case.json --kernel v6.1
+    """
+    case = read_case(**inputs)
+    prediction = predict(case, POLICIES[kernel])
+    findings = list(check(case, prediction))
+    if as_json:
+        emit_json(prediction_document(prediction) | {"findings": [f.to_json() for f in findings]})
+    else:
+        emit(render_prediction(prediction), render_findings(findings))
+    return exit_status(findings)
+
+
+def prediction_document(prediction: Prediction) -> dict[str, Any]:
+    """The outcome as JSON, and under `why` what led to it."""
+    why = {
+        "entries": [asdict(entry) for entry in prediction.entries],
+        "kernel_nodes": {str(nid): list(owners) for nid, owners in sorted(prediction.kernel_nodes.items())},
+        "allocations": [asdict(allocation) for allocation in prediction.allocations],
+    }
+    return prediction.outcome.to_json() | {"why": _without_none(why)}
+
+
+def exit_status(findings: list[Finding]) -> int:
+    """1 where a finding is an error or a warning, else 0."""
+    return int(any(finding.severity is not Severity.NOTE for finding in findings))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value

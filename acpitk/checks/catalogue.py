@@ -1,7 +1,7 @@
 """The catalogue of everything a check can say. Append only: an ID is never removed, renamed or reused.
 
 `SRAT-*`, `SLIT-*` and `TABLE-*` judge one table, `MAP-*` tables against the machine's memory map, `POL-*`
-what Linux makes of a case, `DIFF-*` two outcomes that should agree.
+what Linux makes of a case, `DIFF-*` two outcomes that should agree, `FUZZ-*` the fuzzing itself.
 """
 
 from __future__ import annotations
@@ -743,6 +743,17 @@ _DIFFERENCE_RULES = (
     _difference("PANIC", "survival"),
 )
 
+_FUZZ_RULES = (
+    Rule(
+        "FUZZ-ORACLE-ERROR",
+        ERROR,
+        "an oracle failed instead of judging the case",
+        "Reading, modelling, compiling or booting the case ended in an error of acpitk or of the tool it ran.",
+        "Replay the case; fix the oracle, or what it runs.",
+        "acpitk's own code, at the place named",
+    ),
+)
+
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         rule.id: rule
@@ -753,6 +764,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             _MAP_RULES,
             _POLICY_RULES,
             _DIFFERENCE_RULES,
+            _FUZZ_RULES,
         )
         for rule in rules
     }

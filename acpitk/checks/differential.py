@@ -95,10 +95,11 @@ def _value(expected: object, actual: object) -> Rows:
 
 def _panic(expected: str | None, actual: str | None) -> Rows:
     if (expected and panic_class(expected)) != (actual and panic_class(actual)):
-        yield (
-            "",
-            *(f"panic {text!r}" if text is not None else "the kernel lives" for text in (expected, actual)),
-        )
+        yield "", _fate(expected), _fate(actual)
+
+
+def _fate(panic: str | None) -> str:
+    return "the kernel lives" if panic is None else f"panic: {panic}"
 
 
 def _common_keys(expected: Mapping[int, int], actual: Mapping[int, int]) -> Rows:
@@ -138,10 +139,8 @@ def _rows(
     for name in sorted(before.keys() | after.keys()):
         left, right = before.get(name, []), after.get(name, [])
         if Counter(left) != Counter(right):
-            before_text, after_text = (
-                " + ".join(sorted(map(text, rows))) or _ABSENT for rows in (left, right)
-            )
-            yield place((left or right)[0]), before_text, after_text
+            words = [" + ".join(sorted(map(text, rows))) or _ABSENT for rows in (left, right)]
+            yield place((left or right)[0]), words[0], words[1]
 
 
 def _by_key(key: Callable[[Any], Any], rows: Iterable[Any]) -> dict[Any, list[Any]]:
@@ -235,14 +234,14 @@ _VARIABLE = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 _PREFIX = re.compile(r"^.*?not syncing:\s*")
 
 
-def _class(text: str) -> str:
+def message_class(text: str) -> str:
     """`text` without what varies from case to case: addresses and numbers."""
     return " ".join(_VARIABLE.sub("N", text.lower()).split())
 
 
 def panic_class(text: str) -> str:
     """The panic message without `Kernel panic - not syncing:`, addresses and numbers, in lower case."""
-    return _class(_PREFIX.sub("", text))
+    return message_class(_PREFIX.sub("", text))
 
 
 def _observed(name: str, expected: Any, actual: Any) -> bool:
@@ -289,6 +288,7 @@ def findings(comparison: Comparison, *, severity: Severity | None = None) -> lis
         if comparison.fields[name] is not Verdict.DIFFER:
             continue
         rows = [row for row in comparison.differences if row.field == name]
+        first = " -> ".join((message_class(rows[0].expected), message_class(rows[0].actual)))
         shown, more = rows[:_LISTED], f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else ""
         out.append(
             finding(
@@ -297,7 +297,7 @@ def findings(comparison: Comparison, *, severity: Severity | None = None) -> lis
                 where="; ".join(row.where or row.field for row in shown) + more,
                 expected=f"{' '.join(comparison.expected)}: " + "; ".join(row.expected for row in shown),
                 actual=f"{' '.join(comparison.actual)}: " + "; ".join(row.actual for row in shown),
-                cause=f"{comparison.sides}: {_class(rows[0].expected)} -> {_class(rows[0].actual)}",
+                cause=f"{comparison.sides}: {first}",
                 kernels=tuple(dict.fromkeys((comparison.expected[1], comparison.actual[1]))),
             )
         )

@@ -171,7 +171,7 @@ class _Boot:
         )
         self.facts["zone_movable_start"] = layout.movable_start
         if any(nid == NO_NID for _, _, nid in numa.page_ranges(self.mb.memory)):
-            raise srat.KernelPanicError("BUG: kernel NULL pointer dereference in memmap_init")
+            raise srat.KernelPanicError("BUG: kernel NULL pointer dereference in free_area_init")
         self.facts["zones"] = layout.zones
         self.facts["blocks"] = hotplug.memory_blocks(
             self.mb,

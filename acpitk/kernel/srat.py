@@ -110,13 +110,11 @@ def parse_srat(numa: Numa, mb: Memblock, table: bytes, following: bytes) -> Numa
             zero_length = True
             break
         at += size
+    if numa.srat_disabled:
+        return NumaReason.BAD_SRAT
     if zero_length:
         return NumaReason.ZERO_LENGTH
-    if numa.srat_disabled and accepted:
-        return NumaReason.BAD_SRAT
-    if not accepted:
-        return NumaReason.BAD_SRAT if numa.srat_disabled else NumaReason.NO_MEMORY_AFFINITY
-    return None
+    return None if accepted else NumaReason.NO_MEMORY_AFFINITY
 
 
 def _affinity_pass(numa: Numa, data: bytes, length: int, revision: int) -> None:

@@ -92,6 +92,8 @@ _Q35_RESERVED = (
     (0xFD00000000, 0x10000000000),
 )
 _Q35_ACPI_BLOB = 128 * KIB
+_Q35_INITRD_TOP = 160 * KIB
+"""Bytes kept free above an initrd (hw/i386/pc.c and x86.c: acpi_data_size, initrd_max)."""
 _Q35_OWN_TABLES = 0x2270
 """Bytes of QEMU's own FACS, DSDT, FADT, MADT, HPET, MCFG and WAET on a one-CPU q35 (measured, QEMU 7.2)."""
 _Q35_OWN_TABLE_OFFSETS = (0x2068, 0x215C, 0x21D4, 0x220C, 0x2248)
@@ -153,7 +155,7 @@ def _resolve_q35(q35: Q35, lengths: tuple[int, ...]) -> Machine:
     ]
     placed = [Reserved(usable_end, tables_end, ACPI_TABLES)]
     if q35.initrd:
-        start = (usable_end - q35.initrd) & ~0xFFF
+        start = (q35.low_end - _Q35_INITRD_TOP - 1 - q35.initrd) & ~0xFFF
         placed.insert(0, Reserved(start, align_up(start + q35.initrd, 4 * KIB), INITRD))
     return Machine(
         e820=tuple(sorted(entries, key=lambda e: e.start)),

@@ -25,6 +25,8 @@ DIED = re.compile(
     re.MULTILINE,
 )
 """Console bytes after which the kernel will not reach any marker."""
+DEAD = re.compile(rb"---\[ end Kernel panic|^PANIC: early exception [^\n]*\n", re.MULTILINE)
+"""Console bytes after which nothing more is worth waiting for."""
 
 _PANICS = (
     re.compile(r"(Kernel panic - not syncing: .*)"),
@@ -50,9 +52,9 @@ _NUMA_DECISIONS: tuple[tuple[re.Pattern[str], NumaReason], ...] = (
 _FELL_BACK = re.compile(r"No NUMA configuration found|NUMA turned off|Faking a node at ")
 
 _MESSAGES = re.compile(
-    r"(?:ACPI: )?(?:SRAT: |SLIT|\[SRAT:|\[CEDT:|CEDT|Found unsupported)"
+    r"(?:ACPI: )?(?:SRAT: |SLIT(?: table|:)|\[SRAT:|\[CEDT:|CEDT:|Found unsupported)"
     r"|ACPI NUMA: |NUMA: |NUMA turned off|No NUMA config|Faking a node"
-    r"|(?:Warning: )?node \d+ \[mem|Warning: (?:node|invalid memblk|can't allocate dist|invalid dist|node ids)"
+    r"|(?:Warning: )?node \d+ \[mem|Warning: (?:invalid memblk|can't allocate dist|invalid dist|node ids)"
     r"|too many memblk ranges|invalid memblk|Cannot find \d+ bytes|Node alignment "
     r"|Initializing node \d+ as memoryless|Initmem setup node \d+ as memoryless|Could not find start_pfn"
     r"|This configuration results in unmirrored|The system (?:has no mirror|is under kdump)"
@@ -195,8 +197,8 @@ def parse(console: str, *, kernel: str, ended: str) -> Outcome:
 def firmware_facts(console: str) -> FirmwareFacts:
     """The memory map, the ACPI tables and the first memblock dump. Linear in the console's length."""
     log = lines(console)
-    e820 = {}
-    tables = {}
+    e820: dict[E820Entry, None] = {}
+    tables: dict[AcpiTable, None] = {}
     for line in log:
         if (match := _E820.match(line)) and match[3] in _E820_TYPES:
             entry = E820Entry(int(match[1], 16), int(match[2], 16) + 1, _E820_TYPES[match[3]])
@@ -269,7 +271,10 @@ def _decision(line: str) -> NumaReason | None:
 
 
 def _silent_reason(log: list[str]) -> NumaReason:
-    """Why the SRAT gave nothing although nothing complained (acpi_numa_init, -ENOENT)."""
+    """Why the SRAT gave nothing although nothing complained (acpi_numa_init, -ENOENT; numa_setup)."""
+    cmdline = next((line for line in log if line.startswith("Command line: ")), "")
+    if "numa=noacpi" in cmdline.split():
+        return NumaReason.TURNED_OFF
     listed = any((match := _ACPI_TABLE.match(line)) and match[1] == "SRAT" for line in log)
     return NumaReason.NO_MEMORY_AFFINITY if listed else NumaReason.NO_SRAT
 

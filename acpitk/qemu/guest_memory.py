@@ -13,7 +13,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
 from pathlib import Path
@@ -67,36 +67,11 @@ class GuestMemory:
 
     Args:
         zones: populated zones of every node whose NODE_DATA the log locates, sorted.
-        distance_table: the kernel's table, row per node; empty where the kernel has none.
+        distances: node_distance(i, j) of nodes 0 to the highest possible one.
     """
 
     zones: tuple[Zone, ...] | None = None
-    distance_table: tuple[tuple[int, ...], ...] | None = None
-
-    def complete(self, outcome: Outcome) -> Outcome:
-        """`outcome` with zones, and with distances of the nodes it knows."""
-        return replace(outcome, zones=self.zones, distances=self._distances(outcome))
-
-    def _distances(self, outcome: Outcome) -> tuple[tuple[int, ...], ...] | None:
-        """node_distance(i, j) of nodes 0 to the highest known; 10 and 20 beyond the table."""
-        if self.distance_table is None or outcome.memory is None:
-            return None
-        known = {region.nid for region in outcome.memory if region.nid is not None}
-        if outcome.numa is NumaState.SRAT:
-            known.update((outcome.pxm_to_node or {}).values())
-        table = self.distance_table
-        nodes = range(max(known, default=0) + 1)
-        return tuple(
-            tuple(
-                table[i][j]
-                if i < len(table) and j < len(table)
-                else LOCAL_DISTANCE
-                if i == j
-                else REMOTE_DISTANCE
-                for j in nodes
-            )
-            for i in nodes
-        )
+    distances: tuple[tuple[int, ...], ...] | None = None
 
 
 def observe(console: str, ram: int, *, machine: Q35, image: KernelImage) -> GuestMemory:
@@ -109,7 +84,7 @@ def observe(console: str, ram: int, *, machine: Q35, image: KernelImage) -> Gues
         image: the kernel, for its layout.
     """
     outcome = klog.parse(console, kernel=image.name, ended="")
-    if outcome.node_data is None or outcome.zone_movable_start is None:
+    if outcome.node_data is None or outcome.zone_movable_start is None or outcome.panic is not None:
         return GuestMemory()
     try:
         layout = layout_of(image)
@@ -121,7 +96,26 @@ def observe(console: str, ram: int, *, machine: Q35, image: KernelImage) -> Gues
         table = _distance_table(console, ram, machine) if outcome.numa is NumaState.SRAT else ()
     except (DecodeError, OSError, ValueError, struct.error):
         return GuestMemory()
-    return GuestMemory(zones=tuple(zones), distance_table=table)
+    return GuestMemory(zones=tuple(zones), distances=_node_distances(table, _nodes(console, outcome)))
+
+
+def _nodes(console: str, outcome: Outcome) -> int:
+    """Possible nodes, the highest plus one: what the kernel prints of it, or else what its log shows."""
+    known = {region.nid for region in outcome.memory or () if region.nid is not None}
+    if outcome.numa is NumaState.SRAT:
+        known.update((outcome.pxm_to_node or {}).values())
+    return klog.firmware_facts(console).nr_node_ids or max(known, default=0) + 1
+
+
+def _node_distances(table: tuple[bytes, ...], nodes: int) -> tuple[tuple[int, ...], ...]:
+    """__node_distance(): the table, and 10 or 20 beyond it."""
+    return tuple(
+        tuple(
+            table[i][j] if max(i, j) < len(table) else LOCAL_DISTANCE if i == j else REMOTE_DISTANCE
+            for j in range(nodes)
+        )
+        for i in range(nodes)
+    )
 
 
 def _read(ram: int, machine: Q35, address: int, size: int) -> bytes:
@@ -148,16 +142,17 @@ def _zones(node: bytes, nid: int, layout: Layout) -> list[Zone]:
     return out
 
 
-def _distance_table(console: str, ram: int, machine: Q35) -> tuple[tuple[int, ...], ...]:
-    """The table numa_alloc_distance() reserved last, unless numa_reset_distance() freed it."""
+def _distance_table(console: str, ram: int, machine: Q35) -> tuple[bytes, ...]:
+    """The rows of the table numa_alloc_distance() reserved last, unless numa_reset_distance() freed it."""
     place: tuple[int, int] | None = None
-    wanted = False
+    wanted = 0
     for call in klog.memblock_trace(console):
+        asked = call.caller == "numa_alloc_distance"
         if call.call == "alloc":
-            wanted = call.caller == "numa_alloc_distance"
-        elif call.call == "reserve" and (wanted or call.caller == "numa_alloc_distance"):
-            place, wanted = (call.start, call.end), False
-        elif call.call == "free" and place and (call.start, call.end) == place:
+            wanted = call.size if asked else 0
+        elif call.call == "reserve" and (asked or call.end - call.start == wanted):
+            place, wanted = (call.start, call.end), 0
+        elif call.call == "free" and (call.start, call.end) == place:
             place = None
     if place is None:
         return ()
@@ -165,7 +160,7 @@ def _distance_table(console: str, ram: int, machine: Q35) -> tuple[tuple[int, ..
     if count * count != place[1] - place[0]:
         raise ValueError(f"a distance table of {place[1] - place[0]} bytes is not square")
     cells = _read(ram, machine, place[0], count * count)
-    return tuple(tuple(cells[row * count : (row + 1) * count]) for row in range(count))
+    return tuple(cells[row * count : (row + 1) * count] for row in range(count))
 
 
 @lru_cache(maxsize=16)

@@ -7,6 +7,7 @@ however a boot ends, and no file name of a case ever reaches QEMU. Needs Linux (
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -19,13 +20,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from acpitk import klog
 from acpitk.errors import ToolError, UsageError
-from acpitk.machine import Case, Q35
+from acpitk.machine import Q35, Case
 from acpitk.outcome import Outcome
 from acpitk.qemu.argv import qemu_argv
 from acpitk.qemu.guest_memory import GuestMemory, observe
@@ -85,7 +86,7 @@ class BootResult:
     def outcome(self) -> Outcome:
         """The console and the guest's memory as an `Outcome`."""
         parsed = klog.parse(self.console, kernel=self.kernel, ended=self.ended.value)
-        return self.memory.complete(parsed)
+        return replace(parsed, zones=self.memory.zones, distances=self.memory.distances)
 
 
 def find_qemu() -> Path:
@@ -120,7 +121,7 @@ def boot(
     *,
     qemu: Path | None = None,
     timeout: float = 30,
-    marker: Marker = Marker.MEMORY,
+    marker: Marker = Marker.ZONES,
     stop: threading.Event | None = None,
 ) -> BootResult:
     """Boot `case` on `image` until `marker`, a panic, an exit or `timeout` seconds.
@@ -202,13 +203,12 @@ def _run(
     """Run QEMU until the marker or another end; its whole process group is gone when this returns."""
     reached = re.compile(rb"^(?:\[[^]\n]*\] )?%b[^\n]*\n" % marker.value.encode(), re.MULTILINE)
     output, deadline = bytearray(), time.monotonic() + timeout
-    died = False
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, _pipe() as (reader, writer):
         try:
             process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=writer,
                 stderr=errors,
                 pass_fds=fds,
                 start_new_session=True,
@@ -216,24 +216,21 @@ def _run(
         except OSError as error:
             raise ToolError(f"{argv[0]} does not start: {error.strerror}") from None
         try:
-            assert process.stdout is not None
-            os.set_blocking(process.stdout.fileno(), False)
-            line = 0
-            ended = None
+            line, died, ended = 0, False, None
             while ended is None:
-                chunk = process.stdout.read(CONSOLE_MAX)
-                if chunk:
-                    output += chunk
-                    if match := reached.search(output, line):
-                        del output[match.end() :]
-                        ended = BootEnd.MARKER
-                    elif not died and klog.DIED.search(output, line):
-                        died, deadline = True, min(deadline, time.monotonic() + _PANIC_GRACE)
-                    line = output.rfind(b"\n") + 1
-                elif chunk == b"":
+                exited = process.poll() is not None
+                chunk = _read(reader)
+                output += chunk
+                if match := reached.search(output, line):
+                    del output[match.end() :]
+                    ended = BootEnd.MARKER
+                elif not died and klog.DIED.search(output, line):
+                    died, deadline = True, min(deadline, time.monotonic() + _PANIC_GRACE)
+                if ended is None and (exited or (died and klog.DEAD.search(output, line))):
                     ended = BootEnd.PANIC if died else BootEnd.EXITED
                 if ended is None and (time.monotonic() > deadline or len(output) > CONSOLE_MAX):
                     ended = BootEnd.PANIC if died else BootEnd.TIMEOUT if output else BootEnd.SILENT
+                line = output.rfind(b"\n") + 1
                 if stop.is_set():
                     raise ToolError("the boot was cancelled")
                 if ended is None:
@@ -242,12 +239,34 @@ def _run(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             status = process.wait()
-            process.stdout.close()
         errors.seek(0)
         complaint = errors.read(4096).decode(errors="replace").strip()
     if not output and status not in (0, -signal.SIGKILL):
-        raise ToolError(f"{argv[0]} ended with status {status} before the guest printed anything: {complaint}")
+        raise ToolError(
+            f"{argv[0]} ended with status {status} before the guest printed anything: {complaint}"
+        )
     return output.decode(errors="replace").replace("\r\n", "\n"), ended
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    """A pipe with room for a whole console, its reading end non-blocking."""
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(reader, False)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, MIB)
+        yield reader, writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _read(reader: int) -> bytes:
+    try:
+        return os.read(reader, MIB)
+    except BlockingIOError:
+        return b""
 
 
 def _fd_path(fd: int) -> Path:

@@ -105,8 +105,6 @@ class _Boot:
             reason = srat.parse_srat(self.numa, self.mb, table, self._after(table))
         if (table := self.case.table(b"SLIT")) is not None:
             srat.parse_slit(self.numa, self.mb, table, self._after(table), self.mb.current_limit)
-        if self.options.srat_disabled:
-            return NumaReason.TURNED_OFF
         return reason
 
     def _after(self, table: bytes) -> bytes:

@@ -25,8 +25,9 @@ _MAX_MAPPING = 256 << 10
 _ENABLED, _HOT_PLUGGABLE, _NON_VOLATILE = 1, 2, 4
 LOCAL_DISTANCE, REMOTE_DISTANCE = 10, 20
 _SLIT_COUNT = struct.Struct("<Q")
-_SLIT_HANG = 1 << 31
-"""Localities from which acpi_numa_slit_init()'s int counters overflow before they reach the count."""
+_SLIT_ENDLESS = 1 << 31
+"""Localities from which acpi_numa_slit_init()'s int counters overflow before they reach the count: row 0
+takes 2^31 steps, any other row starts gigabytes behind the table."""
 
 
 class KernelPanicError(Exception):
@@ -50,6 +51,7 @@ class Numa:
     build: KernelBuild
     numa_off: bool
     srat_disabled: bool
+    bad: bool = False
     pxm_to_node: dict[int, int] = field(default_factory=dict)
     nodes_parsed: set[int] = field(default_factory=set)
     initiators: set[int] = field(default_factory=set)
@@ -79,7 +81,7 @@ class Numa:
     def bad_srat(self) -> None:
         """bad_srat()."""
         self.messages.append("SRAT: SRAT not used.")
-        self.srat_disabled = True
+        self.srat_disabled = self.bad = True
 
 
 def parse_srat(numa: Numa, mb: Memblock, table: bytes, following: bytes) -> NumaReason | None:
@@ -110,7 +112,7 @@ def parse_srat(numa: Numa, mb: Memblock, table: bytes, following: bytes) -> Numa
             zero_length = True
             break
         at += size
-    if numa.srat_disabled:
+    if numa.bad:
         return NumaReason.BAD_SRAT
     if zero_length:
         return NumaReason.ZERO_LENGTH
@@ -281,9 +283,11 @@ def parse_slit(numa: Numa, mb: Memblock, table: bytes, following: bytes, end_of_
     if not _slit_valid(data, side):
         numa.messages.append("SLIT table looks invalid. Not used.")
         return
-    if count >= _SLIT_HANG:
-        raise KernelPanicError("hang in acpi_numa_slit_init")
     mapped = sorted((pxm, nid) for pxm, nid in numa.pxm_to_node.items() if pxm < count)
+    if count >= _SLIT_ENDLESS:
+        if not mapped or mapped[0][0] == 0:
+            raise KernelPanicError("hang in acpi_numa_slit_init")
+        raise KernelPanicError("BUG: unable to handle page fault in acpi_numa_slit_init")
     for pxm, nid in mapped:
         for other_pxm, other_nid in mapped:
             if not set_distance(numa, mb, nid, other_nid, data[44 + count * pxm + other_pxm], end_of_memory):

@@ -342,3 +342,23 @@ def test_entry_verdicts() -> None:
         EntryUse.NOT_RAM,
         EntryUse.DISABLED,
     ]
+
+
+def test_numa_noacpi_walks_the_srat_and_takes_nothing() -> None:
+    outcome = run(srat(initiator(5), C, N0, N1), cmdline="numa=noacpi").outcome
+    assert (outcome.numa, outcome.numa_reason) == (NumaState.DUMMY, NumaReason.NO_MEMORY_AFFINITY)
+    assert outcome.pxm_to_node == {5: 0}
+
+
+@pytest.mark.parametrize(
+    ("entries", "panic"),
+    [
+        ((C, N0, N1), "hang in acpi_numa_slit_init"),
+        (
+            (cpu(3), mem(3, 0, 512 * MIB), mem(4, 512 * MIB, GIB)),
+            "BUG: unable to handle page fault in acpi_numa_slit_init",
+        ),
+    ],
+)
+def test_slit_count_beyond_int(entries: tuple[bytes, ...], panic: str) -> None:
+    assert run(srat(*entries), slit(count=1 << 32)).outcome.panic == panic

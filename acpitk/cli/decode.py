@@ -12,7 +12,7 @@ import click
 
 from acpitk.cli.inputs import PATH, describe, json_option, load_tables
 from acpitk.cli.output import emit, emit_json
-from acpitk.report.text import printable, table
+from acpitk.report.text import table
 from acpitk.tables.dump import TableBlob
 from acpitk.tables.header import HEADER, HEADER_SIZE, checksum_valid, decode_header
 from acpitk.tables.layout import Field
@@ -43,7 +43,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
         return 0
     for blob, fields in decoded:
         checksum = "" if checksum_valid(blob.data) else ", checksum wrong"
-        title = f"{describe(blob.signature)}, {len(blob.data)} bytes{checksum}  ({printable(blob.source)})"
+        title = f"{describe(blob.signature)}, {len(blob.data)} bytes{checksum}  ({blob.source})"
         rows = ((f"{f.offset:#06x}", f.size, f.label, _text(f)) for f in fields)
         emit(table(title, ("offset>", "size>", "field", "value"), rows))
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -29,17 +29,14 @@ def printable(text: str) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
-    """A titled table; a column whose heading ends in `>` is flush right."""
-    out = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
-    )
+    """A titled table and an empty line; a column whose heading ends in `>` is flush right."""
+    out = Table(box=None, pad_edge=False, header_style="dim", show_header=any(columns))
     for column in columns:
-        out.add_column(
-            column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold"
-        )
+        justify: JustifyMethod = "right" if column.endswith(">") else "left"
+        out.add_column(column.rstrip(">"), justify=justify, overflow="fold")
     for row in rows:
         out.add_row(*(Text(printable(str(cell))) for cell in row))
-    return Group(out, Text(""))
+    return Group(Text(printable(title), style="bold"), out, Text(""))
 
 
 def span(start: int, end: int) -> str:
@@ -103,7 +100,7 @@ def render_findings(findings: Sequence[Finding]) -> RenderableType:
         details.append(("kernels", ", ".join(finding.kernels)))
         parts += [Text(f"  {label:<10}{printable(text)}") for label, text in details if text]
     counts = ", ".join(_count(findings, severity) for severity in Severity)
-    return Group(*parts, Text(f"{len(findings)} findings: {counts}"))
+    return Group(*parts, Text(f"Findings: {counts}"))
 
 
 def _count(findings: Iterable[Finding], severity: Severity) -> str:

@@ -1,0 +1,277 @@
+"""`acpitk fuzz`: a campaign, its progress, and its findings saved for replay."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from acpitk.checks.finding import Severity
+from acpitk.cli.inputs import PATH, json_option, load_tables
+from acpitk.cli.oracles import BOOT, boot_oracle, iasl_oracle, model_oracle
+from acpitk.cli.output import emit, emit_json, note
+from acpitk.corpus import StoredCase, load_case, load_corpus, save
+from acpitk.errors import UsageError
+from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
+from acpitk.iasl import find_iasl
+from acpitk.kernel.policy import POLICIES
+from acpitk.machine import Q35, Case
+from acpitk.qemu.image import find_kernel
+from acpitk.qemu.runner import find_qemu
+from acpitk.ranges import GIB, MIB, align_down
+from acpitk.report.text import table
+from acpitk.tables.srat import MemoryFlags, decode_srat
+
+_SHIPPED = (Path(__file__).parent.parent / "data" / "corpus", Path(__file__).parent.parent.parent / "corpus")
+"""The corpus in an installed package, and in a checkout."""
+
+
+@click.command("fuzz")
+@click.argument("seeds", nargs=-1, type=PATH, metavar="[FILE]...")
+@click.option("--iterations", type=click.IntRange(1), default=5000, help="How many cases.  [default: 5000]")
+@click.option("--seed", type=int, default=0, help="Everything random follows from it.  [default: 0]")
+@click.option(
+    "--from", "sources", multiple=True, type=PATH, help="Seed: case, directory of cases, or tables."
+)
+@click.option("--kernel", "kernels", multiple=True, default=("v6.1",), help="Rows of the model; may repeat.")
+@click.option("--jobs", type=click.IntRange(1, 256), default=1, help="Processes.  [default: 1]")
+@click.option("--iasl-every", type=click.IntRange(1), metavar="K", help="Every K-th case also through iasl.")
+@click.option("--boot-every", type=click.IntRange(1), metavar="K", help="Boot every K-th case.")
+@click.option("--boot", "boot_all", type=click.Choice(["all"]), help="Boot every case.")
+@click.option(
+    "--kernel-image", "images", multiple=True, default=("v6.1",), help="What boots.  [default: v6.1]"
+)
+@click.option("--out", type=PATH, default=Path("findings"), help="Where findings go.  [default: findings]")
+@click.option("--time-limit", type=click.FloatRange(0.1), metavar="SECONDS", help="Stop after this long.")
+@json_option
+def command(
+    seeds: tuple[Path, ...],
+    iterations: int,
+    seed: int,
+    sources: tuple[Path, ...],
+    kernels: tuple[str, ...],
+    jobs: int,
+    iasl_every: int | None,
+    boot_every: int | None,
+    boot_all: str | None,
+    images: tuple[str, ...],
+    out: Path,
+    time_limit: float | None,
+    as_json: bool,
+) -> int:
+    """Mutate cases, judge each on the model, and keep one minimised case for every cause found.
+
+    Seeds are the FILEs and --from, else the shipped corpus. Findings are saved as they come up, so an
+    interrupt (exit status 130) loses none. Exit status 1: there are findings of severity error or warning.
+
+    \b
+    Examples:
+      acpitk fuzz --iterations 5000 --seed 1
+      acpitk fuzz --from srat.bin --kernel v6.1 --jobs 2 --iasl-every 50 --out findings
+      acpitk fuzz --boot-every 20 --kernel-image v6.1 --time-limit 600 --json
+    """
+    rows = tuple(name for text in kernels for name in text.split(","))
+    if unknown := [name for name in rows if name not in POLICIES]:
+        raise UsageError(f"--kernel: no row is called {unknown[0]!r}; known: {', '.join(POLICIES)}")
+    oracles = [model_oracle(rows)]
+    if iasl_every is not None:
+        oracles.append(iasl_oracle(find_iasl(), every=iasl_every))
+    if boot_all or boot_every is not None:
+        oracles += _boot_oracles(images, 1 if boot_all else boot_every or 1)
+    campaign = Campaign(
+        seed=seed,
+        iterations=iterations,
+        oracles=tuple(oracles),
+        seeds=tuple(_seed_cases((*sources, *seeds))),
+        max_seconds=time_limit,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    store = _Store(out, seed)
+    result = CampaignResult()
+    with _interrupts() as interrupted, _progress(iterations) as show:
+        for result in campaign.run(jobs=jobs):
+            store.update(result.found)
+            show(result)
+            if interrupted():
+                break
+    if as_json:
+        emit_json(_document(result, store, seed))
+    else:
+        _report(result, store, seed)
+    if interrupted():
+        raise KeyboardInterrupt
+    return int(any(found.finding.severity is not Severity.NOTE for found in result.found))
+
+
+def _boot_oracles(images: Iterable[str], every: int) -> Iterator[Oracle]:
+    find_qemu()
+    for spec in images:
+        image = find_kernel(spec)
+        if image.name not in POLICIES:
+            raise UsageError(f"--kernel-image {spec}: the model has no row for Linux {image.name}")
+        yield boot_oracle(image, image.name, every=every)
+
+
+def _seed_cases(paths: tuple[Path, ...]) -> Iterator[Case]:
+    if not paths:
+        paths = tuple(path for path in _SHIPPED if path.is_dir())[:1]
+    for path in paths:
+        if path.suffix == ".json":
+            yield load_case(path)
+        elif path.is_dir() and any(file.suffix == ".json" for file in path.iterdir()):
+            corpus = load_corpus(path)
+            for problem in corpus.problems:
+                note(f"left out: {problem}")
+            yield from (stored.case for _, stored in corpus.cases)
+        else:
+            yield _guest_with(path)
+
+
+def _guest_with(path: Path) -> Case:
+    """Tables of a real machine on a guest with as much memory as they describe."""
+    tables = tuple(blob.data for blob in load_tables(path) if blob.signature in (b"SRAT", b"SLIT"))
+    srat = next((decode_srat(data) for data in tables if data[:4] == b"SRAT"), None)
+    if srat is None:
+        raise UsageError(f"{path}: no SRAT in it to begin with")
+    described = sum(e.length for e in srat.memory_affinities() if e.flags & MemoryFlags.ENABLED)
+    memory = min(max(align_down(described, MIB), 128 * MIB), 1000 * GIB)
+    return Case(machine=Q35(memory), tables=tables, cmdline="movable_node")
+
+
+class _Store:
+    """The files of one campaign's findings: one for each signature, rewritten when its case gets smaller."""
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self._directory, self._seed = directory, seed
+        self._saved: dict[str, tuple[Found, Path]] = {}
+
+    def update(self, found: Iterable[Found]) -> None:
+        """Save what is new or has changed."""
+        for each in found:
+            signature = each.finding.signature
+            before = self._saved.get(signature)
+            if before is not None and before[0].case == each.case:
+                continue
+            slug = f"{each.finding.id}-{sha256(signature.encode()).hexdigest()[:8]}"
+            path = save(self._directory, self._stored(each), slug=slug)
+            self._saved[signature] = (each, path)
+            if before is not None and before[1] != path:
+                before[1].unlink(missing_ok=True)
+
+    def path(self, found: Found) -> Path:
+        """Where `found` was saved."""
+        return self._saved[found.finding.signature][1]
+
+    def replay(self, found: Found) -> str:
+        """The command that reruns it."""
+        boot = " --boot" if found.oracle.startswith(BOOT) else ""
+        return f"acpitk replay {shlex.quote(str(self.path(found)))}{boot}"
+
+    def _stored(self, found: Found) -> StoredCase:
+        how = " ".join(found.mutators) or "a seed as it is"
+        return StoredCase(
+            case=found.case,
+            provenance=f"acpitk fuzz --seed {self._seed}, iteration {found.iteration}: {how}",
+            findings=(found.finding.signature,),
+            finding=found.finding.to_json() | {"oracle": found.oracle},
+            kernel=found.kernels[0] if found.kernels else None,
+        )
+
+
+@contextmanager
+def _interrupts() -> Iterator[Any]:
+    """Turns the first Ctrl-C into a flag, so that what is known is shown; the second one ends at once."""
+    hit = False
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal hit
+        if hit:
+            raise KeyboardInterrupt
+        hit = True
+        note("stopping after the cases under way; interrupt again to stop at once")
+
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: hit
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _progress(iterations: int) -> Iterator[Any]:
+    """A progress line on stderr where that is a terminal."""
+    bar = Progress(
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} cases, {task.fields[rate]:.0f} it/s, {task.fields[more]}"),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        line = bar.add_task("", total=iterations, rate=0.0, more="")
+
+        def show(result: CampaignResult) -> None:
+            minimised = sum(found.minimised for found in result.found)
+            more = f"{len(result.found)} findings" + (f", {minimised} minimised" if minimised else "")
+            rate = result.done / result.seconds if result.seconds else 0.0
+            bar.update(line, completed=result.done, rate=rate, more=more)
+
+        yield show
+
+
+def _boots(result: CampaignResult) -> int:
+    return sum(count for name, count in result.runs.items() if name.startswith(BOOT))
+
+
+def _document(result: CampaignResult, store: _Store, seed: int) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "seed": seed,
+        "iterations": result.done,
+        "seconds": round(result.seconds, 3),
+        "boots": _boots(result),
+        "findings": [
+            found.finding.to_json()
+            | {
+                "count": found.count,
+                "kernels": list(found.kernels),
+                "case": str(store.path(found)),
+                "replay": store.replay(found),
+            }
+            for found in result.found
+        ],
+    }
+
+
+def _report(result: CampaignResult, store: _Store, seed: int) -> None:
+    rate = result.done / result.seconds if result.seconds else 0.0
+    ordered = sorted(result.found, key=lambda each: (each.finding.severity.rank, each.finding.signature))
+    rows = (
+        (
+            each.finding.severity.value,
+            each.count,
+            ",".join(each.kernels),
+            each.finding.signature,
+            store.path(each),
+        )
+        for each in ordered
+    )
+    emit(
+        f"{result.done} cases in {result.seconds:.1f} s ({rate:.0f} a second), {_boots(result)} boots, "
+        f"seed {seed}: {len(ordered)} findings\n",
+        table("Findings", ("severity", "cases>", "kernels", "finding", "saved as"), rows),
+    )
+    if ordered:
+        emit(f"Rerun one: {store.replay(ordered[0])}")

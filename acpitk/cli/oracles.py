@@ -1,0 +1,83 @@
+"""The judges of cases that `fuzz` and `replay` share: the model, iasl, and real kernels against the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+
+from acpitk.checks.differential import compare
+from acpitk.checks.differential import findings as differences
+from acpitk.checks.finding import Finding, Severity
+from acpitk.checks.invariants import check
+from acpitk.errors import DecodeError
+from acpitk.fuzz.campaign import Oracle
+from acpitk.iasl import Iasl
+from acpitk.kernel.boot import predict
+from acpitk.kernel.policy import POLICIES
+from acpitk.machine import Case
+from acpitk.outcome import Outcome
+from acpitk.qemu.image import KernelImage
+from acpitk.qemu.runner import BootEnd, BootResult, boot
+
+MODEL, IASL, BOOT = "model", "iasl", "boot"
+
+_IASL_MINIMISE, _BOOT_MINIMISE = 60, 40
+"""Questions a minimisation may ask where each costs a process or a boot."""
+
+
+def model_oracle(kernels: Sequence[str]) -> Oracle:
+    """Policy findings on each kernel's row of the model, and where two rows disagree."""
+    return Oracle(name=MODEL, check=partial(_check_model, kernels))
+
+
+def iasl_oracle(iasl: Iasl, *, every: int = 1) -> Oracle:
+    """Whether iasl reads and writes the tables as acpitk does."""
+    return Oracle(name=IASL, check=partial(_check_iasl, iasl), every=every, minimise_budget=_IASL_MINIMISE)
+
+
+def boot_oracle(image: KernelImage, row: str, *, every: int = 1, timeout: float = 60) -> Oracle:
+    """Whether a real kernel does what row `row` of the model says."""
+    return Oracle(
+        name=f"{BOOT} {row}",
+        check=partial(_check_boot, image, row, timeout),
+        every=every,
+        deliverable=True,
+        minimise_budget=_BOOT_MINIMISE,
+    )
+
+
+def boot_outcome(result: BootResult) -> Outcome:
+    """The outcome of a boot; one that ended early without a panic message has died all the same."""
+    outcome = result.outcome()
+    if outcome.panic is None and result.ended is not BootEnd.MARKER:
+        return replace(outcome, panic=f"no message, but the boot ended in: {result.ended.value}")
+    return outcome
+
+
+def _check_model(kernels: Sequence[str], case: Case) -> list[Finding]:
+    predictions = [predict(case, POLICIES[kernel]) for kernel in kernels]
+    found: dict[str, Finding] = {}
+    for prediction in predictions:
+        for finding in check(case, prediction):
+            before = found.get(finding.signature)
+            together = (*(before.kernels if before else ()), *finding.kernels)
+            found[finding.signature] = replace(before or finding, kernels=tuple(dict.fromkeys(together)))
+    for one, other in combinations(predictions, 2):
+        comparison = compare(one.outcome, other.outcome)
+        found |= {f.signature: f for f in differences(comparison, severity=Severity.WARNING)}
+    return list(found.values())
+
+
+def _check_iasl(iasl: Iasl, case: Case) -> Iterable[Finding]:
+    for table in case.tables:
+        try:
+            yield from iasl.round_trip(table).findings()
+        except DecodeError:
+            continue  # not a table that iasl is asked about
+
+
+def _check_boot(image: KernelImage, row: str, timeout: float, case: Case) -> list[Finding]:
+    result = boot(case, image, timeout=timeout)
+    return differences(compare(predict(case, POLICIES[row]).outcome, boot_outcome(result)))

@@ -1,0 +1,94 @@
+"""`acpitk replay`: does a saved finding still come up?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from acpitk.cli.inputs import PATH, json_option
+from acpitk.cli.oracles import BOOT, IASL, boot_oracle, iasl_oracle, model_oracle
+from acpitk.cli.output import emit, emit_json
+from acpitk.cli.predict import exit_status
+from acpitk.corpus import StoredCase, load
+from acpitk.errors import UsageError
+from acpitk.fuzz.campaign import Oracle
+from acpitk.iasl import find_iasl
+from acpitk.kernel.policy import POLICIES
+from acpitk.qemu.argv import undeliverable
+from acpitk.qemu.image import find_kernel
+from acpitk.report.text import render_findings, table
+
+
+@click.command("replay")
+@click.argument("finding", type=PATH)
+@click.option("--boot", is_flag=True, help="Also boot it, and compare the kernel with the model.")
+@click.option(
+    "--kernel", "kernels", multiple=True, type=click.Choice(list(POLICIES)), help="Rows of the model."
+)
+@click.option("--kernel-image", "image", help="Fetched kernel or path.  [default: the finding's kernel]")
+@json_option
+def command(finding: Path, boot: bool, kernels: tuple[str, ...], image: str | None, as_json: bool) -> int:
+    """Run the case of FINDING again and say whether the same finding comes up.
+
+    Without --kernel, on the kernels the finding names. Exit status 1: it is reproduced, or --boot shows a
+    difference between kernel and model; 0: it is gone. A case saved without a finding exits as predict.
+
+    \b
+    Examples:
+      acpitk replay findings/pol-swept-1f0c6f6e-89127e2f4bd4.json
+      acpitk replay findings/pol-swept-1f0c6f6e-89127e2f4bd4.json --boot --kernel v6.1
+    """
+    stored = load(finding)
+    known = stored.finding or {}
+    rows = kernels or _kernels(stored, known)
+    oracles = list(_oracles(stored, str(known.get("oracle", "")), rows, boot, image))
+    found = [each for oracle in oracles for each in oracle.check(stored.case)]
+    signatures = {each.signature for each in found}
+    expected = stored.findings or ((str(known["signature"]),) if "signature" in known else ())
+    reproduced = {signature: signature in signatures for signature in expected}
+    new_differences = [
+        each for each in found if each.id.startswith("DIFF-") and each.signature not in expected
+    ]
+    if as_json:
+        emit_json(
+            {
+                "schema": 1,
+                "kernels": list(rows),
+                "oracles": [oracle.name for oracle in oracles],
+                "reproduced": reproduced,
+                "findings": [each.to_json() for each in found],
+            }
+        )
+    else:
+        title = f"Replayed with: {', '.join(oracle.name for oracle in oracles)}; kernels: {', '.join(rows)}"
+        verdicts = ((signature, "reproduced" if yes else "gone") for signature, yes in reproduced.items())
+        shown = [each for each in found if each.signature in expected] if expected else found
+        emit(table(title, ("finding", "verdict"), verdicts), render_findings([*shown, *new_differences]))
+    if not expected:
+        return exit_status(found)
+    return int(any(reproduced.values()) or bool(new_differences and boot))
+
+
+def _kernels(stored: StoredCase, known: Mapping[str, Any]) -> tuple[str, ...]:
+    """The rows the finding names, else v6.1."""
+    named = (*known.get("kernels", ()), stored.kernel)
+    return tuple(dict.fromkeys(name for name in named if name in POLICIES)) or ("v6.1",)
+
+
+def _oracles(
+    stored: StoredCase, oracle: str, rows: Iterable[str], boot: bool, image: str | None
+) -> Iterator[Oracle]:
+    rows = tuple(rows)
+    if oracle.startswith(BOOT) and not boot:
+        raise UsageError("this finding compares the model with a real kernel: add --boot")
+    yield model_oracle(rows)
+    if oracle == IASL:
+        yield iasl_oracle(find_iasl())
+    if boot:
+        if reasons := undeliverable(stored.case):
+            raise UsageError(f"this case cannot be booted: {reasons[0]}")
+        for row in rows if image is None else rows[:1]:
+            yield boot_oracle(find_kernel(image or row), row)

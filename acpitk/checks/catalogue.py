@@ -275,6 +275,15 @@ _SRAT_RULES = (
         "numa_add_memblk_to(), arch/x86/mm/numa.c, Linux 6.1",
     ),
     Rule(
+        "SRAT-TOO-BIG",
+        ERROR,
+        "SRAT longer than Linux can map",
+        "At this stage of boot Linux maps at most 256 KiB. It treats a longer table as absent, with a "
+        "warning in the log.",
+        "Merge adjacent entries of one domain.",
+        "early_memremap(), mm/early_ioremap.c, Linux 6.1",
+    ),
+    Rule(
         "SRAT-CPU-DUPLICATE",
         ERROR,
         "one processor in two proximity domains",
@@ -748,10 +757,33 @@ _FUZZ_RULES = (
         "FUZZ-ORACLE-ERROR",
         ERROR,
         "an oracle failed instead of judging the case",
-        "Reading, modelling, compiling or booting the case ended in an error of acpitk or of the tool it ran.",
+        "Reading, modelling, compiling or booting the case ended in an error of acpitk or of the tool it "
+        "ran.",
         "Replay the case; fix the oracle, or what it runs.",
         "acpitk's own code, at the place named",
     ),
+)
+
+
+def _iasl(verdict: str, severity: Severity, title: str) -> Rule:
+    return Rule(
+        f"IASL-{verdict}",
+        severity,
+        title,
+        "The table went through iasl and did not come back as it was. iasl is one reader among several, "
+        "and a loss is silent unless bytes are compared.",
+        "Report it to ACPICA, or compare with another release of iasl.",
+        "AcpiDmDumpSrat(), DtCompileSrat() and their SLIT counterparts, ACPICA source/common, "
+        "source/compiler",
+    )
+
+
+_IASL_RULES = (
+    _iasl("DIFFERS", NOTE, "iasl changes the table"),
+    _iasl("REJECTED", NOTE, "iasl rejects the table"),
+    _iasl("FLOODED", WARNING, "iasl writes without end"),
+    _iasl("HUNG", WARNING, "iasl does not end"),
+    _iasl("CRASHED", WARNING, "iasl crashes"),
 )
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -765,6 +797,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             _POLICY_RULES,
             _DIFFERENCE_RULES,
             _FUZZ_RULES,
+            _IASL_RULES,
         )
         for rule in rules
     }

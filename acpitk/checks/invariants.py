@@ -171,46 +171,35 @@ def _main_owner(owners: tuple[str, ...]) -> str:
 
 def _boot_memory(view: _View) -> Iterator[Finding]:
     """What the kernel allocated in hot-pluggable memory, and in ZONE_MOVABLE beside it."""
+    movable_node = view.options.movable_node
     if view.hot:
-        severity, cause = (None, "") if view.options.movable_node else (Severity.NOTE, "movable_node is off")
-        data = [row for row in view.outcome.node_data or () if _touches(row.start, row.end, view.hot)]
-        if data:
-            yield finding(
-                "POL-NODE-DATA",
-                severity=severity,
-                where=_places([f"NODE_DATA({row.nid}) at {_span(row.start, row.end)}" for row in data]),
-                expected="pg_data_t outside hot-pluggable memory",
-                actual=f"on node {data[0].on_nid}, in memory marked hot-pluggable",
-                cause=cause,
-                kernels=view.kernels,
-            )
-        yield from _allocations(view, view.hot, "POL-EARLY-ALLOC", severity, cause)
+        severity, cause = (None, "") if movable_node else (Severity.NOTE, "movable_node is off")
+        allocations = [a for a in view.prediction.allocations if _touches(a.start, a.end, view.hot)]
+        if data := [a for a in allocations if a.purpose.startswith("NODE_DATA")]:
+            yield _allocations(view, "POL-NODE-DATA", data, severity, cause)
+        if others := [a for a in allocations if not a.purpose.startswith("NODE_DATA")]:
+            cause = cause or message_class(others[0].purpose)
+            yield _allocations(view, "POL-EARLY-ALLOC", others, severity, cause)
     if view.swept:
-        yield from _allocations(view, view.swept, "POL-ALLOC-MOVABLE", None, "")
+        allocations = [a for a in view.prediction.allocations if _touches(a.start, a.end, view.swept)]
+        if allocations:
+            cause = "" if movable_node else "size given on the command line"
+            yield _allocations(view, "POL-ALLOC-MOVABLE", allocations, None, cause)
 
 
 def _allocations(
-    view: _View, regions: list[Region], rule: str, severity: Severity | None, cause: str
-) -> Iterator[Finding]:
-    """One finding for each purpose, or for one given cause; NODE_DATA in hot memory has its own rule."""
-    groups: dict[str, list[str]] = {}
-    for row in view.prediction.allocations:
-        if _touches(row.start, row.end, regions):
-            purpose = row.purpose.partition("(")[0]
-            if purpose != "NODE_DATA" or rule != "POL-EARLY-ALLOC":
-                groups.setdefault(cause or purpose, []).append(
-                    f"{row.purpose} at {_span(row.start, row.end)}"
-                )
-    for name, places in groups.items():
-        yield finding(
-            rule,
-            severity=severity,
-            where=_places(places),
-            expected="memory that can be removed holds nothing that cannot move",
-            actual=f"{len(places)} boot-time allocation{'s' if len(places) > 1 else ''} there",
-            cause=message_class(name),
-            kernels=view.kernels,
-        )
+    view: _View, rule: str, allocations: list[Allocation], severity: Severity | None, cause: str
+) -> Finding:
+    count = len(allocations)
+    return finding(
+        rule,
+        severity=severity,
+        where=_places([f"{a.purpose} at {_span(a.start, a.end)}" for a in allocations]),
+        expected="memory that is to be removed holds nothing that cannot move",
+        actual=f"{count} boot-time allocation{'' if count == 1 else 's'} in it",
+        cause=cause,
+        kernels=view.kernels,
+    )
 
 
 def _hot_not_movable(view: _View) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from acpitk.errors import UsageError
-from acpitk.ranges import ADDRESS_LIMIT, GIB, KIB, MIB, PhysRange, align_up, format_size
+from acpitk.ranges import ADDRESS_LIMIT, GIB, KIB, MIB, PhysRange, align_down, align_up, format_size
 
 ACPI_TABLES = "ACPI tables"
 INITRD = "initrd"
@@ -98,7 +98,13 @@ _Q35_OWN_TABLES = 0x2270
 """Bytes of QEMU's own FACS, DSDT, FADT, MADT, HPET, MCFG and WAET on a one-CPU q35 (measured, QEMU 7.2)."""
 _Q35_OWN_TABLE_OFFSETS = (0x2068, 0x215C, 0x21D4, 0x220C, 0x2248)
 """Of those, the tables the RSDT points at, from the start of the blob."""
-_Q35_MINIMUM, _Q35_MAXIMUM = 128 * MIB, 1000 * GIB
+_Q35_MINIMUM, _Q35_MAXIMUM = 128 * MIB, 978 * GIB
+"""More than 978 GiB and qemu64's 40 address bits are too few for the 64-bit PCI window above RAM."""
+_SMBIOS_FIXED = 356
+"""Bytes of the SMBIOS tables of a guest with RAM above 4 GiB, memory devices aside (QEMU 7.2)."""
+_SMBIOS_FSEG_MAX = 600
+"""SeaBIOS moves larger SMBIOS tables to the top of low RAM (src/config.h, BUILD_MAX_SMBIOS_FSEG)."""
+_SMBIOS_DEVICE = 16 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ class Q35:
     """A one-CPU QEMU q35 guest, TCG, SeaBIOS, kernel loaded through PVH.
 
     Args:
-        memory: `-m` in bytes, a multiple of 1 MiB, 128 MiB to 1000 GiB.
+        memory: `-m` in bytes, a multiple of 1 MiB, 128 MiB to 978 GiB.
         initrd: size of the initrd in bytes; 0 is none.
     """
 
@@ -116,7 +122,7 @@ class Q35:
     def __post_init__(self) -> None:
         if self.memory % MIB or not _Q35_MINIMUM <= self.memory <= _Q35_MAXIMUM:
             raise UsageError(
-                f"guest memory {format_size(self.memory)}: use a multiple of 1M between 128M and 1000G"
+                f"guest memory {format_size(self.memory)}: use a multiple of 1M between 128M and 978G"
             )
         if not 0 <= self.initrd <= self.memory // 2:
             raise UsageError(
@@ -143,8 +149,9 @@ class Q35:
 
 @lru_cache(maxsize=4096)
 def _resolve_q35(q35: Q35, lengths: tuple[int, ...]) -> Machine:
-    usable_end = q35.low_end - _Q35_ACPI_BLOB
-    tables_end = usable_end + _Q35_OWN_TABLES + sum(lengths)
+    blob = align_down(q35.low_end - _smbios_in_ram(q35.memory), 64) - _Q35_ACPI_BLOB
+    usable_end = align_down(blob, 4 * KIB)
+    tables_end = blob + _Q35_OWN_TABLES + sum(lengths)
     entries = [
         E820Entry(0, 0x9FC00, E820Type.USABLE),
         E820Entry(0x9FC00, MIB, E820Type.RESERVED),
@@ -153,15 +160,22 @@ def _resolve_q35(q35: Q35, lengths: tuple[int, ...]) -> Machine:
         *(E820Entry(start, end, E820Type.RESERVED) for start, end in _Q35_RESERVED),
         *(E820Entry(r.start, r.end, E820Type.USABLE) for r in q35.ram[1:]),
     ]
-    placed = [Reserved(usable_end, tables_end, ACPI_TABLES)]
+    placed = [Reserved(blob, tables_end, ACPI_TABLES)]
     if q35.initrd:
         start = (q35.low_end - _Q35_INITRD_TOP - 1 - q35.initrd) & ~0xFFF
         placed.insert(0, Reserved(start, align_up(start + q35.initrd, 4 * KIB), INITRD))
     return Machine(
         e820=tuple(sorted(entries, key=lambda e: e.start)),
         placed=tuple(placed),
-        after_tables=_q35_rsdt(usable_end, lengths),
+        after_tables=_q35_rsdt(blob, lengths),
     )
+
+
+def _smbios_in_ram(memory: int) -> int:
+    """Bytes of SMBIOS tables above the ACPI tables: one memory device per 16 GiB, named DIMM 0 and so on."""
+    devices = -(-memory // _SMBIOS_DEVICE)
+    size = _SMBIOS_FIXED + 53 * devices + max(0, devices - 10)
+    return size if size > _SMBIOS_FSEG_MAX else 0
 
 
 def _q35_rsdt(blob: int, lengths: tuple[int, ...]) -> bytes:

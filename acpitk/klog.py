@@ -81,7 +81,7 @@ _MOVABLE_HEAD = "Movable zone start for each node"
 _MOVABLE_START = re.compile(r"  Node (\d+): 0x([0-9a-f]+)")
 _MOVABLE_END = "Early memory node ranges"
 
-_E820 = re.compile(r"BIOS-e820: \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\] (.+)")
+_E820 = re.compile(r"BIOS-e820: \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\] +(.+)")
 _E820_TYPES = {t.value: t for t in E820Type} | {
     "persistent (type 7)": E820Type.PERSISTENT,
     "persistent (type 12)": E820Type.PERSISTENT,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from acpitk.kernel.memblock import Memblock
 from acpitk.kernel.policy import KernelBuild, KernelPolicy
@@ -25,6 +26,9 @@ _MAX_MAPPING = 256 << 10
 _ENABLED, _HOT_PLUGGABLE, _NON_VOLATILE = 1, 2, 4
 LOCAL_DISTANCE, REMOTE_DISTANCE = 10, 20
 _SLIT_COUNT = struct.Struct("<Q")
+_FIXMAP = 0xFFFFFFFFFF200000
+"""About where early_memremap() maps tables (arch/x86/include/asm/fixmap.h, FIX_BTMAP)."""
+_CANONICAL_HALF = 1 << 47
 _SLIT_ENDLESS = 1 << 31
 """Localities from which acpi_numa_slit_init()'s int counters overflow before they reach the count: row 0
 takes 2^31 steps, any other row starts gigabytes behind the table."""
@@ -285,13 +289,22 @@ def parse_slit(numa: Numa, mb: Memblock, table: bytes, following: bytes, end_of_
         return
     mapped = sorted((pxm, nid) for pxm, nid in numa.pxm_to_node.items() if pxm < count)
     if count >= _SLIT_ENDLESS:
-        if not mapped or mapped[0][0] == 0:
-            raise KernelPanicError("hang in acpi_numa_slit_init")
-        raise KernelPanicError("BUG: unable to handle page fault in acpi_numa_slit_init")
+        _endless_slit(numa, count, mapped[0][0] if mapped else 0)
     for pxm, nid in mapped:
         for other_pxm, other_nid in mapped:
             if not set_distance(numa, mb, nid, other_nid, data[44 + count * pxm + other_pxm], end_of_memory):
                 return
+
+
+def _endless_slit(numa: Numa, count: int, first_row: int) -> NoReturn:
+    """Row 0 loops for 2^31 steps or more; the first element of another row is no mapped address."""
+    if first_row == 0:
+        numa.messages.append(f"acpi_numa_slit_init: {count:#x} localities to go through")
+        raise KernelPanicError("hang")
+    address = _FIXMAP + count * first_row & _MASK64
+    if _CANONICAL_HALF <= address < (1 << 64) - _CANONICAL_HALF:
+        raise KernelPanicError("PANIC: early exception 0x0d in acpi_numa_slit_init")
+    raise KernelPanicError("BUG: unable to handle page fault in acpi_numa_slit_init")
 
 
 def _slit_valid(data: bytes, side: int) -> bool:

@@ -180,7 +180,7 @@ def test_low_ram_uncovered_panics() -> None:
 @pytest.mark.parametrize(
     ("table_bytes", "reason"),
     [
-        pytest.param(srat(C, N0, N1, b"\1\0\0"), NumaReason.ZERO_LENGTH, id="zero length"),
+        pytest.param(srat(C, N0, N1, b"\x77\0\0"), NumaReason.ZERO_LENGTH, id="zero length"),
         pytest.param(srat(C, N0, N1, b"\0\0"), NumaReason.ACCEPTED, id="two zero bytes at the end"),
         pytest.param(srat(C, N0, b"\x77\5\0\0\0", N1), NumaReason.ACCEPTED, id="unknown type"),
         pytest.param(srat(cpu(length=17) + b"\0", N0, N1), NumaReason.BAD_SRAT, id="CPU entry of 17 bytes"),
@@ -353,7 +353,7 @@ def test_numa_noacpi_walks_the_srat_and_takes_nothing() -> None:
 @pytest.mark.parametrize(
     ("entries", "panic"),
     [
-        ((C, N0, N1), "hang in acpi_numa_slit_init"),
+        ((C, N0, N1), "hang"),
         (
             (cpu(3), mem(3, 0, 512 * MIB), mem(4, 512 * MIB, GIB)),
             "BUG: unable to handle page fault in acpi_numa_slit_init",

@@ -14,7 +14,7 @@ from acpitk.checks.catalogue import finding
 from acpitk.checks.differential import message_class, panic_class
 from acpitk.checks.finding import Finding, Severity
 from acpitk.kernel.cmdline import CommandLine, parse_cmdline
-from acpitk.kernel.prediction import EntryUse, EntryVerdict, Prediction
+from acpitk.kernel.prediction import Allocation, EntryUse, EntryVerdict, Prediction
 from acpitk.machine import ACPI_TABLES, INITRD, KERNEL_IMAGE, Case
 from acpitk.outcome import Block, NumaReason, NumaState, Outcome, Region
 from acpitk.ranges import ADDRESS_LIMIT, GIB, MIB, PAGE_SIZE

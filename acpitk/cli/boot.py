@@ -13,6 +13,7 @@ from acpitk.checks.differential import Comparison, compare
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.invariants import check
 from acpitk.cli.inputs import PATH, case_options, json_option, kernel_option, read_case
+from acpitk.cli.oracles import boot_outcome
 from acpitk.cli.output import emit, emit_json, note, write_file
 from acpitk.cli.predict import exit_status
 from acpitk.errors import UsageError
@@ -21,7 +22,7 @@ from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
 from acpitk.qemu.image import KernelImage, find_kernel
-from acpitk.qemu.runner import PROGRAM, BootEnd, boot
+from acpitk.qemu.runner import PROGRAM, boot
 from acpitk.report.text import render_comparison, render_findings, render_outcome
 
 
@@ -69,10 +70,8 @@ def command(
     result = boot(case, image, timeout=timeout)
     if console_file is not None:
         write_file(console_file, result.console.encode())
-    outcome = result.outcome()
-    failed = outcome.panic is not None or result.ended is not BootEnd.MARKER
-    if failed:
-        note(f"the boot ended in: {result.ended.value}, after {result.seconds:.1f} s")
+    outcome = boot_outcome(result)
+    failed = outcome.panic is not None
     document, report = outcome.to_json(), [render_outcome(outcome)]
     if compare_model:
         prediction = predict(case, POLICIES[row])

@@ -120,15 +120,15 @@ def _srat_lines(table: bytes, dialect: Dialect) -> Iterator[str]:
 
 def _srat_reasons(table: bytes, dialect: Dialect) -> Iterator[str]:
     decoded = srat.decode_srat(table)
-    if decoded.reserved:
-        yield f"reserved {decoded.reserved:#x} at byte 40, iasl writes 0"
-    for index, entry in enumerate(decoded.entries):
+    yield from _zeroed(srat.FIXED.fields(table, HEADER_SIZE), "")
+    for index, (offset, entry) in enumerate(decoded.located()):
         path = f"entries[{index}]"
         if entry.type not in dialect.srat_types:
             yield f"{path}: structure type {entry.type} is unknown to iasl"
         elif isinstance(entry, UnknownEntry):
             yield f"{path}: length {entry.declared_length} is too short for type {entry.type}"
         else:
+            yield from _zeroed(srat.SUBTABLES[entry.type].layout.fields(table, offset), f"{path}.")
             if entry.extra:
                 yield f"{path}: {len(entry.extra)} bytes more than type {entry.type} has, iasl drops them"
             if not isinstance(entry, srat.ItsAffinity):
@@ -137,6 +137,13 @@ def _srat_reasons(table: bytes, dialect: Dialect) -> Iterator[str]:
                     yield f"{path}.flags: iasl has no line for bits {int(lost):#x} and drops them"
     if decoded.trailing:
         yield f"{len(decoded.trailing)} trailing bytes belong to no structure"
+
+
+def _zeroed(fields: Iterator[Field], prefix: str) -> Iterator[str]:
+    """iasl writes 0 for a field it calls `Reserved`; it keeps `Reserved1` and so on."""
+    for field in fields:
+        if field.label == "Reserved" and isinstance(field.value, int) and field.value:
+            yield f"{prefix}{field.name} {field.value:#x} at byte {field.offset}, iasl writes 0"
 
 
 def _slit_lines(table: bytes) -> Iterator[str]:

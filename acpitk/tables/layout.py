@@ -85,7 +85,7 @@ class Layout:
             except (construct.ConstructError, struct.error, ValueError, TypeError):
                 value = fields[part.name]
                 raise EncodeError(
-                    f"{value!r} does not fit a {part.sizeof()}-byte field", path=f"{path}.{part.name}"
+                    f"{value!r} does not fit its {part.sizeof()}-byte field", path=f"{path}.{part.name}"
                 ) from None
         return bytes(self.struct.build(fields))
 

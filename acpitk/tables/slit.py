@@ -106,7 +106,7 @@ def build_slit(
             raise EncodeError(f"{len(row)} distances for {len(rows)} localities", path=f"slit.rows[{i}]")
         for j, distance in enumerate(row):
             if not 0 <= distance <= 0xFF:
-                raise EncodeError(f"{distance!r} does not fit a 1-byte field", path=f"slit.rows[{i}][{j}]")
+                raise EncodeError(f"{distance!r} does not fit its 1-byte field", path=f"slit.rows[{i}][{j}]")
     header = new_header(
         SIGNATURE, revision, oem_id=oem_id, oem_table_id=oem_table_id, oem_revision=oem_revision
     )

@@ -269,7 +269,7 @@ def _join_domain(fields: Fields) -> Fields:
 def _split_domain(fields: Fields, path: str) -> Fields:
     domain = fields["proximity_domain"]
     if not 0 <= domain < 1 << 32:
-        raise EncodeError(f"{domain!r} does not fit a 4-byte field", path=f"{path}.proximity_domain")
+        raise EncodeError(f"{domain!r} does not fit its 4-byte field", path=f"{path}.proximity_domain")
     return fields | {"proximity_domain_low": domain & 0xFF, "proximity_domain_high": domain >> 8}
 
 

@@ -84,7 +84,7 @@ class _Boot:
             numa.reset(self.numa, self.mb)
             self._dummy()
         self.facts |= {
-            "numa": _state(reason),
+            "numa": self._state(reason),
             "numa_reason": reason or NumaReason.ACCEPTED,
             "pxm_to_node": dict(self.numa.pxm_to_node),
         }
@@ -96,6 +96,11 @@ class _Boot:
             "distances": self._distances(nodes),
         }
 
+    def _state(self, reason: NumaReason | None) -> NumaState:
+        if reason is None:
+            return NumaState.SRAT
+        return NumaState.OFF if self.options.numa_off else NumaState.DUMMY
+
     def _acpi(self) -> NumaReason | None:
         """acpi_numa_init(): the reason it fails, None where entries were accepted."""
         if self.options.acpi_off:
@@ -105,7 +110,8 @@ class _Boot:
             reason = srat.parse_srat(self.numa, self.mb, table, self._after(table))
         if (table := self.case.table(b"SLIT")) is not None:
             srat.parse_slit(self.numa, self.mb, table, self._after(table), self.mb.current_limit)
-        return reason
+        silent = (NumaReason.NO_SRAT, NumaReason.NO_MEMORY_AFFINITY)
+        return NumaReason.TURNED_OFF if self.options.srat_disabled and reason in silent else reason
 
     def _after(self, table: bytes) -> bytes:
         """The bytes behind `table` in memory: the tables after it, then what ends the ACPI area."""
@@ -177,12 +183,6 @@ class _Boot:
             self.early.max_pfn,
             hypervisor=not isinstance(self.case.machine, Machine),
         )
-
-
-def _state(reason: NumaReason | None) -> NumaState:
-    if reason is None:
-        return NumaState.SRAT
-    return NumaState.OFF if reason is NumaReason.TURNED_OFF else NumaState.DUMMY
 
 
 def _region(row: Row) -> Region:

@@ -346,7 +346,7 @@ def test_entry_verdicts() -> None:
 
 def test_numa_noacpi_walks_the_srat_and_takes_nothing() -> None:
     outcome = run(srat(initiator(5), C, N0, N1), cmdline="numa=noacpi").outcome
-    assert (outcome.numa, outcome.numa_reason) == (NumaState.DUMMY, NumaReason.NO_MEMORY_AFFINITY)
+    assert (outcome.numa, outcome.numa_reason) == (NumaState.DUMMY, NumaReason.TURNED_OFF)
     assert outcome.pxm_to_node == {5: 0}
 
 

@@ -69,14 +69,16 @@ def load(path: Path) -> tuple[TableBlob, ...]:
         DecodeError: a file that holds no table.
     """
     if not path.is_dir():
-        return parse_dump(_read(path), source=str(path))
+        return parse_dump(_read(path), source=_shown(path))
     blobs: list[TableBlob] = []
     for file in _listing(path):
         data = _read(file)
         if _starts_table(data):
-            blobs += parse_dump(data, source=str(file))
+            blobs += parse_dump(data, source=_shown(file))
     if not blobs:
-        raise UsageError(f"{path}: no ACPI table in this directory: give a file, or a directory of tables")
+        raise UsageError(
+            f"{_shown(path)}: no ACPI table in this directory: give a file, or a directory of tables"
+        )
     return tuple(blobs)
 
 
@@ -84,7 +86,7 @@ def _listing(path: Path) -> list[Path]:
     try:
         return sorted(file for file in path.iterdir() if file.is_file())
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        raise UsageError(f"{_shown(path)}: {error.strerror}") from None
 
 
 def _read(path: Path) -> bytes:
@@ -92,12 +94,17 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_SIZE + 1)
     except PermissionError:
-        raise UsageError(f"{path}: permission denied: run as root, or copy the table first") from None
+        raise UsageError(f"{_shown(path)}: permission denied: run as root, or copy the table first") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise UsageError(f"{_shown(path)}: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_SIZE:
-        raise UsageError(f"{path}: more than {MAX_SIZE >> 20} MiB: not a file of ACPI tables")
+        raise UsageError(f"{_shown(path)}: more than {MAX_SIZE >> 20} MiB: not a file of ACPI tables")
     return data
+
+
+def _shown(path: Path) -> str:
+    """A name fit for one line of a message: control characters are escaped."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def _starts_table(data: bytes, at: int = 0) -> bool:

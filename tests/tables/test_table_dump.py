@@ -115,7 +115,12 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 def test_hostile_file_names_are_only_names(tmp_path: Path) -> None:
     path = tmp_path / "a,b;$(id) \x1b[31m.bin"
     path.write_bytes(SRAT)
-    assert load(path)[0].data == SRAT
+    (blob,) = load(path)
+    assert blob.data == SRAT
+    assert blob.source.isprintable()
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path / "two\nlines\x1b[31m")
+    assert str(caught.value).isprintable()
     with pytest.raises(AcpitkError):
         load(Path("nul\0byte"))
 

@@ -29,9 +29,6 @@ from acpitk.fuzz.mutators import mutate, sealed
 from acpitk.fuzz.strategies import draw_cases
 from acpitk.machine import Case
 
-_SHARD = 64
-"""Iterations between two progress reports, and what one worker takes at a time."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Oracle:
@@ -107,6 +104,8 @@ class Campaign:
         seeds: cases to begin with, unchanged, and to mutate later.
         pool: how many base cases hypothesis draws besides.
         max_seconds: stop early after this long; what is found then depends on the machine's speed.
+        shard: iterations between two progress reports, and what one worker takes at a time; few where
+            oracles are slow. It has no influence on what is found.
     """
 
     seed: int
@@ -115,6 +114,7 @@ class Campaign:
     seeds: tuple[Case, ...] = ()
     pool: int = 64
     max_seconds: float | None = None
+    shard: int = 64
 
     def bases(self) -> tuple[Case, ...]:
         """The cases that are mutated: the seeds, then the drawn ones."""
@@ -138,7 +138,8 @@ class Campaign:
             ToolError: a worker process died.
         """
         started = time.monotonic()
-        shards = [range(at, min(at + _SHARD, self.iterations)) for at in range(0, self.iterations, _SHARD)]
+        starts = range(0, self.iterations, self.shard)
+        shards = [range(at, min(at + self.shard, self.iterations)) for at in starts]
         total = CampaignResult()
         self.bases()  # drawn once, before any worker is forked
         for part in _in_order(partial(_run_shard, self), shards, jobs):

@@ -137,9 +137,12 @@ def test_hot_ranges_land_on_what_must_not_move() -> None:
 
 
 def test_flags_the_mutators_write_are_those_of_the_specification() -> None:
-    assert tuple(
-        int(flag) for flag in MemoryFlags
-    ) == (raw.ENABLED, raw.HOT_PLUGGABLE, raw.NON_VOLATILE, raw.SPECIFIC_PURPOSE)
+    assert tuple(int(flag) for flag in MemoryFlags) == (
+        raw.ENABLED,
+        raw.HOT_PLUGGABLE,
+        raw.NON_VOLATILE,
+        raw.SPECIFIC_PURPOSE,
+    )
 
 
 def test_wrapping_reaches_past_the_top() -> None:

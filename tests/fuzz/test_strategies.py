@@ -73,7 +73,11 @@ def hot_nodes(srat: Srat) -> set[int]:
 
 
 def test_two_hot_nodes_are_found_and_shrink_to_few_entries() -> None:
-    srat = find(strategies.srats(), lambda srat: len(hot_nodes(srat)) == 2, settings=settings(database=None))
+    srat = find(
+        strategies.srats(),
+        lambda srat: len(hot_nodes(srat)) == 2,
+        settings=settings(max_examples=200, database=None),
+    )
     assert len(srat.memory_affinities()) <= 4
 
 

@@ -1,0 +1,128 @@
+"""Laws of the minimiser: the predicate keeps holding, the budget is kept, what is left is what matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acpitk.fuzz import raw
+from acpitk.fuzz.minimise import minimise
+from acpitk.fuzz.mutators import mutate
+from acpitk.fuzz.strategies import cases
+from acpitk.machine import Q35, Case
+from acpitk.ranges import GIB, MIB
+from acpitk.tables.slit import build_slit, encode_slit
+from acpitk.tables.srat import (
+    MemoryAffinity,
+    MemoryFlags,
+    ProcessorAffinity,
+    build_srat,
+    decode_srat,
+    encode_srat,
+)
+
+Predicate = Callable[[Case], bool]
+HOT = MemoryFlags.ENABLED | MemoryFlags.HOT_PLUGGABLE
+BUSY = Case(
+    machine=Q35(16 * GIB, 300_000),
+    tables=(
+        encode_srat(
+            build_srat(
+                (
+                    *(ProcessorAffinity(proximity_domain=i % 4, apic_id=i) for i in range(8)),
+                    MemoryAffinity(proximity_domain=0, base=0, length=2 * GIB),
+                    MemoryAffinity(proximity_domain=9, base=4 * GIB, length=3 * GIB + 4096, flags=HOT | 8),
+                    MemoryAffinity(proximity_domain=9, base=7 * GIB + 4096, length=4 * GIB, flags=HOT),
+                    MemoryAffinity(proximity_domain=3, base=11 * GIB + 4096, length=7 * GIB),
+                ),
+                revision=2,
+            )
+        ),
+        encode_slit(build_slit([[10, 20], [20, 10]])),
+    ),
+    cmdline="kernelcore=1G movable_node mem=3G",
+)
+
+
+def entries(case: Case) -> list[raw.Memory]:
+    table = case.table(b"SRAT")
+    return [] if table is None else [entry for _, entry in raw.cut(table).memories()]
+
+
+def hot_bytes(case: Case) -> int:
+    return sum(entry.length for entry in entries(case) if entry.hot)
+
+
+PREDICATES: tuple[Predicate, ...] = (
+    lambda case: hot_bytes(case) > 0,
+    lambda case: hot_bytes(case) >= 5 * GIB,
+    lambda case: len({entry.domain for entry in entries(case)}) >= 2,
+    lambda case: "movable_node" in case.cmdline,
+    lambda case: case.table(b"SLIT") is not None,
+    lambda case: any(entry.flags & 8 for entry in entries(case)),
+    lambda case: isinstance(case.machine, Q35) and case.machine.memory > 5 * GIB,
+)
+
+
+@given(cases(), st.integers(0, 1 << 32), st.sampled_from(PREDICATES), st.integers(0, 80))
+@settings(max_examples=60)
+def test_the_predicate_holds_the_budget_is_kept_and_no_case_is_asked_twice(
+    case: Case, seed: int, predicate: Predicate, budget: int
+) -> None:
+    case, _ = mutate(case, Random(seed), rounds=4)
+    if not predicate(case):
+        return
+    asked: list[Case] = []
+
+    def counting(candidate: Case) -> bool:
+        asked.append(candidate)
+        return predicate(candidate)
+
+    small = minimise(case, counting, budget=budget)
+    assert predicate(small)
+    assert len(asked) <= budget
+    assert len(set(asked)) == len(asked)
+    assert minimise(case, predicate, budget=budget) == small
+
+
+def test_nothing_left_to_hold_leaves_nothing() -> None:
+    small = minimise(BUSY, lambda case: True, budget=1000)
+    assert small == Case(machine=Q35(512 * MIB))
+
+
+def test_one_hot_entry_is_all_that_is_left() -> None:
+    small = minimise(BUSY, PREDICATES[0], budget=1000)
+    (entry,) = entries(small)
+    assert entry.hot
+    assert (entry.base + entry.length) % GIB == 0
+    assert (entry.domain, entry.flags) == (0, int(HOT))
+    assert len(small.tables) == 1
+    assert small.cmdline == ""
+    assert isinstance(small.machine, Q35)
+    assert small.machine.initrd == 0
+    assert decode_srat(small.tables[0]).header.revision == 3
+
+
+def test_what_touches_still_touches_after_rounding() -> None:
+    def adjoining(case: Case) -> bool:
+        found = entries(case)
+        return any(a.end == b.base and a.domain != b.domain for a in found for b in found)
+
+    small = minimise(BUSY, adjoining, budget=1000)
+    low, high = entries(small)
+    assert low.end == high.base
+    assert low.end % GIB == 0
+
+
+@pytest.mark.parametrize("words", ["mem=3G", "kernelcore=1G", "movable_node"])
+def test_the_command_line_keeps_the_word_that_matters(words: str) -> None:
+    small = minimise(BUSY, lambda case: words in case.cmdline.split(), budget=1000)
+    assert small.cmdline == words
+
+
+def test_no_budget_changes_nothing() -> None:
+    assert minimise(BUSY, lambda case: True, budget=0) == BUSY

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from acpitk.machine import E820Entry, E820Type
 from acpitk.outcome import NodeData, NumaReason, NumaState, Outcome, Region
 
 _TIME = re.compile(r"\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? ?")
@@ -82,12 +81,13 @@ _MOVABLE_START = re.compile(r"  Node (\d+): 0x([0-9a-f]+)")
 _MOVABLE_END = "Early memory node ranges"
 
 _E820 = re.compile(r"BIOS-e820: \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\] +(.+)")
-_E820_TYPES = {t.value: t for t in E820Type} | {
-    "persistent (type 7)": E820Type.PERSISTENT,
-    "persistent (type 12)": E820Type.PERSISTENT,
-    "System RAM": E820Type.USABLE,
-    "device reserved": E820Type.RESERVED,
+_E820_WORDS = {
+    "System RAM": "usable",
+    "device reserved": "reserved",
+    "persistent (type 7)": "persistent",
+    "persistent (type 12)": "persistent",
 }
+"""Words of 7.3 and of e820_print_type() that `machine.E820Type` has under another name."""
 _ACPI_TABLE = re.compile(r"ACPI: ([A-Z0-9_]{4}) 0x([0-9A-F]{16}) ([0-9A-F]{6,8})(?: |$)")
 _BANNER = re.compile(r"Linux version (\S+)")
 _NR_NODE_IDS = re.compile(r"setup_percpu: .* nr_node_ids:(\d+)")
@@ -115,7 +115,7 @@ class FirmwareFacts:
 
     Args:
         release: the kernel's release, None where the banner is missing.
-        e820: the firmware memory map.
+        e820: the firmware memory map: start, end (exclusive) and type in the words of `E820Type`.
         acpi_tables: every table listed, RSDP and RSDT or XSDT included, in log order.
         reserved: memblock.reserved right after the e820 map became memblock (the first dump), or None.
         memory: memblock.memory at that moment, or None.
@@ -123,7 +123,7 @@ class FirmwareFacts:
     """
 
     release: str | None
-    e820: tuple[E820Entry, ...]
+    e820: tuple[tuple[int, int, str], ...]
     acpi_tables: tuple[AcpiTable, ...]
     memory: tuple[Region, ...] | None
     reserved: tuple[Region, ...] | None
@@ -197,12 +197,11 @@ def parse(console: str, *, kernel: str, ended: str) -> Outcome:
 def firmware_facts(console: str) -> FirmwareFacts:
     """The memory map, the ACPI tables and the first memblock dump. Linear in the console's length."""
     log = lines(console)
-    e820: dict[E820Entry, None] = {}
+    e820: dict[tuple[int, int, str], None] = {}
     tables: dict[AcpiTable, None] = {}
     for line in log:
-        if (match := _E820.match(line)) and match[3] in _E820_TYPES:
-            entry = E820Entry(int(match[1], 16), int(match[2], 16) + 1, _E820_TYPES[match[3]])
-            e820[entry] = None
+        if match := _E820.match(line):
+            e820[int(match[1], 16), int(match[2], 16) + 1, _E820_WORDS.get(match[3], match[3])] = None
         elif match := _ACPI_TABLE.match(line):
             table = AcpiTable(signature=match[1], address=int(match[2], 16), length=int(match[3], 16))
             tables[table] = None

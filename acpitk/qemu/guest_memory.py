@@ -240,7 +240,7 @@ def read_layout(btf: bytes) -> Layout:
             present_pages=zone["present_pages"],
             zones=tuple(_ZONE_NAMES[name] for name in zone_type if name in _ZONE_NAMES),
         )
-    except (struct.error, IndexError):
+    except (struct.error, ValueError):
         raise DecodeError("the type section is cut off", path="btf.types", offset=0) from None
     except KeyError as error:
         raise DecodeError(f"no type or field {error.args[0]}", path="btf.types", offset=0) from None

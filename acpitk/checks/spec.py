@@ -362,12 +362,8 @@ def _reserved_fields(name: str, places: Iterable[_Place]) -> Iterator[Finding]:
 
 def _reserved(entry: KnownEntry) -> Iterator[tuple[str, Severity]]:
     """Reserved fields of `entry` that are not zero, and how bad that is."""
-    if not isinstance(entry, ItsAffinity):
-        known = 0
-        for flag in type(entry.flags):
-            known |= flag
-        if int(entry.flags) & ~known:
-            yield "Flags", Severity.WARNING
+    if not isinstance(entry, ItsAffinity) and int(entry.flags) & ~sum(map(int, type(entry.flags))):
+        yield "Flags", Severity.WARNING
     for field in ("reserved", "reserved1", "reserved2", "reserved3"):
         if value := getattr(entry, field, 0):
             old = (

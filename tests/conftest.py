@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def iasl_path() -> Path:
     """The installed iasl."""
     try:
-        return find_iasl()
+        return find_iasl().path
     except ToolError as error:
         _missing("iasl", str(error))
 

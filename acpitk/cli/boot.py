@@ -12,17 +12,17 @@ import click
 from acpitk.checks.differential import Comparison, compare
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.invariants import check
-from acpitk.cli.inputs import PATH, case_options, json_option, kernel_option, read_case
+from acpitk.cli.inputs import PATH, case_options, find_image, json_option, kernel_option, read_case
 from acpitk.cli.oracles import boot_outcome
-from acpitk.cli.output import emit, emit_json, note, write_file
+from acpitk.cli.output import check_file_target, emit, emit_json, note, write_file
 from acpitk.cli.predict import exit_status
 from acpitk.errors import UsageError
 from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
-from acpitk.qemu.image import KernelImage, find_kernel
-from acpitk.qemu.runner import PROGRAM, boot
+from acpitk.qemu.image import KernelImage
+from acpitk.qemu.runner import PROGRAM, boot, find_qemu
 from acpitk.report.text import render_comparison, render_findings, render_outcome
 
 
@@ -59,7 +59,10 @@ def command(
     case = read_case(**inputs)
     if reasons := undeliverable(case):
         raise UsageError(f"this case cannot be booted: {reasons[0]}")
-    image = find_kernel(image_spec)
+    if console_file is not None:
+        check_file_target(console_file)
+    qemu = None if dry_run else find_qemu()
+    image = find_image(image_spec)
     row = kernel or image.name
     if compare_model and row not in POLICIES:
         raise UsageError(f"{image_spec} is Linux {row}: say which row of the model it is with --kernel")
@@ -67,7 +70,7 @@ def command(
         print(_shell_line(case, image, (inputs["srat"], inputs["slit"])))
         return 0
 
-    result = boot(case, image, timeout=timeout)
+    result = boot(case, image, qemu=qemu, timeout=timeout)
     if console_file is not None:
         write_file(console_file, result.console.encode())
     outcome = boot_outcome(result)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from acpitk.checks.finding import Severity
-from acpitk.cli.inputs import PATH, json_option, load_tables
+from acpitk.cli.inputs import PATH, find_image, json_option, load_tables
 from acpitk.cli.oracles import BOOT, boot_oracle, iasl_oracle, model_oracle
 from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_case, load_corpus, save
@@ -26,7 +26,6 @@ from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
-from acpitk.qemu.image import find_kernel
 from acpitk.qemu.runner import find_qemu
 from acpitk.ranges import GIB, MIB, align_down
 from acpitk.report.text import table
@@ -116,7 +115,7 @@ def command(
 def _boot_oracles(images: Iterable[str], every: int) -> Iterator[Oracle]:
     find_qemu()
     for spec in images:
-        image = find_kernel(spec)
+        image = find_image(spec)
         if image.name not in POLICIES:
             raise UsageError(f"--kernel-image {spec}: the model has no row for Linux {image.name}")
         yield boot_oracle(image, image.name, every=every)

@@ -39,7 +39,7 @@ _MOST_CASES = 10_000
     "--from", "source", type=PATH, help="File of existing tables, kept byte by byte but for the changes."
 )
 @click.option("--hotplug", multiple=True, help="With --from: all, all-but-first, node=N or START-END.")
-@click.option("--no-hotplug", multiple=True, help="With --from: clear Hot Pluggable there.")
+@click.option("--no-hotplug", multiple=True, help="With --from: clear it there, before --hotplug sets it.")
 @click.option("--seed", type=int, help="Random tables (and random mutations) from this seed.")
 @click.option("--count", type=click.IntRange(1, _MOST_CASES), default=1, help="How many random cases.")
 @click.option(
@@ -125,7 +125,7 @@ def _from_topology(topology: Topology, revision: int, mem: int) -> Case:
 
 def _changed(source: Path, hotplug: Iterable[str], no_hotplug: Iterable[str]) -> Iterator[bytes]:
     """The tables of a file, the SRAT's hotplug flags changed; a table that was well formed stays so."""
-    changes = [(selector, True) for selector in hotplug] + [(selector, False) for selector in no_hotplug]
+    changes = [(selector, False) for selector in no_hotplug] + [(selector, True) for selector in hotplug]
     blobs = load_tables(source)
     if changes and all(blob.signature != b"SRAT" for blob in blobs):
         raise UsageError(f"{source}: no SRAT in it to change")

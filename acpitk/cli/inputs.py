@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from acpitk.corpus import load_case
-from acpitk.errors import UsageError
+from acpitk.errors import DecodeError, UsageError
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case, Machine, machine_from_json
+from acpitk.qemu.image import KernelImage, find_kernel
 from acpitk.ranges import format_size, parse_size
 from acpitk.tables.dump import TableBlob, load
 
@@ -132,6 +133,19 @@ def load_tables(path: Path) -> tuple[TableBlob, ...]:
     return tuple(
         TableBlob(signature=table[:4], data=table, source=str(path)) for table in load_case(path).tables
     )
+
+
+def find_image(spec: str) -> KernelImage:
+    """The kernel of `--kernel-image`.
+
+    Raises:
+        UsageError: neither a known name nor a file that holds a kernel.
+        ToolError: a known kernel that was not fetched.
+    """
+    try:
+        return find_kernel(spec)
+    except DecodeError as error:
+        raise UsageError(f"{spec}: {error}") from None
 
 
 def describe(signature: bytes) -> str:

@@ -33,11 +33,9 @@ def command(files: tuple[Path, ...], machine: Path | None, mem: int | None, as_j
       acpitk lint srat.bin --mem 4G --json
     """
     blobs = [blob for path in files for blob in load_tables(path)]
-    against = None
-    if machine is not None or mem is not None:
-        against = read_machine(machine, mem, None)
-        if isinstance(against, Q35):
-            against = against.resolve([blob.data for blob in blobs])
+    against = read_machine(machine, mem, None) if machine is not None or mem is not None else None
+    if isinstance(against, Q35):
+        against = against.resolve([blob.data for blob in blobs])
     findings = lint(_named(blobs), machine=against)
     if as_json:
         emit_json([finding.to_json() for finding in findings])

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from acpitk.errors import UsageError
 from acpitk.report.text import printable
 
 _PIPED_WIDTH = 10_000
@@ -42,6 +43,18 @@ def emit(*parts: RenderableType) -> None:
         console.print(*parts, sep="\n")
     text = captured.get()
     sys.stdout.write(text if terminal else "".join(f"{line.rstrip()}\n" for line in text.splitlines()))
+
+
+def check_file_target(path: Path) -> None:
+    """Find out before long work whether a file can be written there.
+
+    Raises:
+        UsageError: it is a directory, or its directory does not exist.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory; name a file to write")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: {path.parent} is not a directory")
 
 
 def write_file(path: Path, data: bytes) -> None:

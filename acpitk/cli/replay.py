@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from acpitk.cli.inputs import PATH, json_option
+from acpitk.cli.inputs import PATH, find_image, json_option
 from acpitk.cli.oracles import BOOT, IASL, boot_oracle, iasl_oracle, model_oracle
 from acpitk.cli.output import emit, emit_json
 from acpitk.cli.predict import exit_status
@@ -18,7 +18,6 @@ from acpitk.fuzz.campaign import Oracle
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
 from acpitk.qemu.argv import undeliverable
-from acpitk.qemu.image import find_kernel
 from acpitk.report.text import render_findings, table
 
 
@@ -91,4 +90,4 @@ def _oracles(
         if reasons := undeliverable(stored.case):
             raise UsageError(f"this case cannot be booted: {reasons[0]}")
         for row in rows if image is None else rows[:1]:
-            yield boot_oracle(find_kernel(image or row), row)
+            yield boot_oracle(find_image(image or row), row)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from acpitk.fuzz import raw
 from acpitk.fuzz.raw import ENABLED, HOT_PLUGGABLE, NON_VOLATILE, SPECIFIC_PURPOSE, Memory, RawSrat
+from acpitk.kernel.policy import BUILDS
 from acpitk.machine import ACPI_TABLES, INITRD, Q35, Case
 from acpitk.ranges import ADDRESS_LIMIT, GIB, KIB, MIB, PAGE_SIZE, SECTION_SIZE, TIB, align_down, align_up
 from acpitk.tables.header import seal
@@ -25,6 +26,8 @@ Entries = list[bytes]
 
 KERNEL_START = 16 * MIB
 """Where an x86-64 kernel without KASLR is loaded (CONFIG_PHYSICAL_START)."""
+KERNEL_ENDS = tuple(sorted({build.image_end for build in BUILDS.values()}))
+"""Where the kernel images that the model knows end."""
 DELIVERABLE_BYTES = 65535
 """The largest table QEMU's -acpitable takes."""
 MAX_ENTRIES = 400
@@ -298,7 +301,7 @@ def _landmark(case: Case, rng: Random) -> int:
     machine = case.resolved()
     edges = [edge for e in machine.e820 for edge in (e.start, e.end)]
     edges += [edge for r in machine.placed for edge in (r.start, r.end)]
-    edges += [0, 64 * KIB, MIB, KERNEL_START, 4 * GIB, 64 * GIB]
+    edges += [0, 64 * KIB, MIB, KERNEL_START, *KERNEL_ENDS, 4 * GIB, 64 * GIB]
     return rng.choice(edges)
 
 
@@ -512,7 +515,8 @@ def hotplug_over_acpi_tables(entries: Entries, case: Case, rng: Random) -> Entri
 @_entries_mutator
 def starve_kernel(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Leave the kernel only a little memory that is not hot."""
-    left = rng.choice((MIB, KERNEL_START, 64 * MIB, 72 * MIB, 96 * MIB, 128 * MIB))
+    just_enough = rng.choice(KERNEL_ENDS) + rng.choice((0, 64 * KIB, 256 * KIB, MIB))
+    left = rng.choice((MIB, KERNEL_START, just_enough, 64 * MIB, 72 * MIB, 96 * MIB, 128 * MIB))
     return _carve(entries, left, ADDRESS_LIMIT, rng.choice((None, 1, 5)), hot=True)
 
 
@@ -1088,28 +1092,20 @@ def initrd(case: Case, rng: Random) -> Case:
 
 
 OPTIONS = (
-    "movable_node",
-    "kernelcore=512M",
-    "kernelcore=1G",
-    "kernelcore=25%",
-    "kernelcore=100%",
-    "kernelcore=mirror",
-    "movablecore=512M",
-    "movablecore=1500M",
-    "movablecore=50%",
-    "movablecore=100%",
-    "mem=768M",
-    "mem=3G",
-    "numa=off",
-    "numa=noacpi",
+    ("movable_node",),
+    ("kernelcore=512M", "kernelcore=1G", "kernelcore=25%", "kernelcore=100%"),
+    ("kernelcore=mirror",),
+    ("movablecore=512M", "movablecore=1500M", "movablecore=50%", "movablecore=100%"),
+    ("mem=768M", "mem=3G"),
+    ("numa=off", "numa=noacpi"),
 )
-"""Command line options the mutators draw from."""
+"""Command line options the mutators draw from: first a kind, then one of it."""
 
 
 @_mutator
 def add_option(case: Case, rng: Random) -> Case:
     """Add a command line option."""
-    return replace(case, cmdline=" ".join([*case.cmdline.split(), rng.choice(OPTIONS)][:6]))
+    return replace(case, cmdline=" ".join([*case.cmdline.split(), rng.choice(rng.choice(OPTIONS))][:6]))
 
 
 @_mutator
@@ -1120,6 +1116,12 @@ def remove_option(case: Case, rng: Random) -> Case:
         return case
     del words[rng.randrange(len(words))]
     return replace(case, cmdline=" ".join(words))
+
+
+@_mutator
+def combine_options(case: Case, rng: Random) -> Case:
+    """Make movable_node and one other option the whole command line."""
+    return replace(case, cmdline=f"movable_node {rng.choice(rng.choice(OPTIONS[1:]))}")
 
 
 @_mutator

@@ -139,13 +139,15 @@ def cmdlines() -> SearchStrategy[str]:
     amounts = st.sampled_from(("512M", "1G", "1500M", "25%", "50%", "100%"))
     options = st.one_of(
         st.just("movable_node"),
-        st.builds("kernelcore={}".format, amounts | st.just("mirror")),
+        st.builds("kernelcore={}".format, amounts),
+        st.just("kernelcore=mirror"),
         st.builds("movablecore={}".format, amounts),
         st.builds("mem={}".format, st.sampled_from(("768M", "1G", "3G"))),
         st.sampled_from(("numa=off", "numa=noacpi")),
     )
-    mixtures = st.lists(options, max_size=3, unique_by=lambda option: option.split("=")[0]).map(" ".join)
-    return st.just("movable_node") | mixtures
+    mixtures = st.lists(options, max_size=3, unique_by=lambda option: option.split("=")[0])
+    with_movable_node = options.map(lambda option: f"movable_node {option}")
+    return st.just("movable_node") | mixtures.map(" ".join) | with_movable_node
 
 
 @st.composite

@@ -13,7 +13,6 @@ from acpitk.checks.differential import Comparison, compare
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.invariants import check
 from acpitk.cli.inputs import PATH, case_options, find_image, json_option, kernel_option, read_case
-from acpitk.cli.oracles import boot_outcome
 from acpitk.cli.output import check_file_target, emit, emit_json, note, write_file
 from acpitk.cli.predict import exit_status
 from acpitk.errors import UsageError
@@ -73,7 +72,7 @@ def command(
     result = boot(case, image, qemu=qemu, timeout=timeout)
     if console_file is not None:
         write_file(console_file, result.console.encode())
-    outcome = boot_outcome(result)
+    outcome = result.outcome()
     failed = outcome.panic is not None
     document, report = outcome.to_json(), [render_outcome(outcome)]
     if compare_model:

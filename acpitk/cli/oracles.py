@@ -17,9 +17,8 @@ from acpitk.iasl import Iasl
 from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case
-from acpitk.outcome import Outcome
 from acpitk.qemu.image import KernelImage
-from acpitk.qemu.runner import BootEnd, BootResult, boot
+from acpitk.qemu.runner import boot
 
 MODEL, IASL, BOOT = "model", "iasl", "boot"
 
@@ -48,14 +47,6 @@ def boot_oracle(image: KernelImage, row: str, *, every: int = 1, timeout: float 
     )
 
 
-def boot_outcome(result: BootResult) -> Outcome:
-    """The outcome of a boot; one that ended early without a panic message has died all the same."""
-    outcome = result.outcome()
-    if outcome.panic is None and result.ended is not BootEnd.MARKER:
-        return replace(outcome, panic=f"no message, but the boot ended in: {result.ended.value}")
-    return outcome
-
-
 def _check_model(kernels: Sequence[str], case: Case) -> list[Finding]:
     predictions = [predict(case, POLICIES[kernel]) for kernel in kernels]
     found: dict[str, Finding] = {}
@@ -80,4 +71,4 @@ def _check_iasl(iasl: Iasl, case: Case) -> Iterable[Finding]:
 
 def _check_boot(image: KernelImage, row: str, timeout: float, case: Case) -> list[Finding]:
     result = boot(case, image, timeout=timeout)
-    return differences(compare(predict(case, POLICIES[row]).outcome, boot_outcome(result)))
+    return differences(compare(predict(case, POLICIES[row]).outcome, result.outcome()))

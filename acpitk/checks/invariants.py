@@ -556,7 +556,7 @@ def _all_hot(view: _View) -> Iterator[Finding]:
 
 
 def _adopted_ram(view: _View) -> Iterator[Finding]:
-    if view.outcome.numa is not NumaState.SRAT:
+    if view.outcome.numa is not NumaState.SRAT or not view.accepted:
         return
     regions = [
         r for r in _outside(view.memory, view.accepted) if r.nid is not None and r.end - r.start >= PAGE_SIZE

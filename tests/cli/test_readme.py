@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ def _transcripts() -> Iterator[tuple[list[str], str]]:
                 yield words[1:], output
 
 
+def _expand(words: list[str]) -> list[str]:
+    """Words with file patterns expanded, as the shell does."""
+    return [name for word in words for name in (sorted(glob.glob(word)) or [word])]
+
+
 def _needs(arguments: list[str], what: str) -> bool:
     return any(word in arguments for word in _NEEDS[what])
 
@@ -42,7 +48,7 @@ def _run_all(skip: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, shown in _transcripts():
         if any(_needs(arguments, what) for what in skip):
             continue
-        assert run(arguments) in (0, 1), arguments
+        assert run(_expand(arguments)) in (0, 1), arguments
         printed = capsys.readouterr().out
         if shown.strip():
             _check(shown, printed)

@@ -10,7 +10,7 @@ from acpitk.errors import UsageError
 from acpitk.machine import Case, Machine
 from acpitk.ranges import MIB
 
-CMDLINE = "earlyprintk=serial console=ttyS0 memblock=debug nokaslr panic=-1"
+CMDLINE = "earlyprintk=serial console=ttyS0 ignore_loglevel memblock=debug nokaslr panic=-1"
 """What every boot adds in front of the case's own kernel arguments."""
 CMDLINE_MAX = 2047
 """COMMAND_LINE_SIZE - 1 of x86 (arch/x86/include/asm/setup.h)."""

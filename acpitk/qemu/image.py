@@ -34,6 +34,8 @@ SUITES: Mapping[str, tuple[str, ...]] = {
 }
 """Debian suites each kernel is taken from."""
 
+_ZSTD_WINDOW_MAX = 1 << 27
+"""The window of `zstd -22 --ultra`, which kernel builds use."""
 _META_PACKAGE = "linux-image-cloud-amd64"
 _CONCRETE = re.compile(r"\blinux-(?:image|binary)-[0-9][\w.+~-]*-cloud-amd64\b")
 _BANNER = re.compile(rb"Linux version ([0-9]+\.[0-9]+[\w.+~-]*) \(")
@@ -302,6 +304,7 @@ def extract_vmlinux(data: bytes) -> bytes:
 
 
 def _decompress(payload: bytes, offset: int) -> bytes:
+    """Unpack by magic; the last u32 is the unpacked size (size_append in scripts/Makefile.lib, or gzip's)."""
     for magic, unpack in _FORMATS:
         if payload.startswith(magic):
             try:
@@ -311,9 +314,12 @@ def _decompress(payload: bytes, offset: int) -> bytes:
             except (lz4.block.LZ4BlockError, zstandard.ZstdError, MemoryError) as error:
                 problem = f"the payload does not unpack: {error}"
             else:
-                if len(out) <= PAYLOAD_MAX:
+                recorded = int.from_bytes(payload[-4:], "little")
+                if unpack is _raw or len(out) == recorded <= PAYLOAD_MAX:
                     return out
-                problem = f"the payload unpacks to more than {PAYLOAD_MAX} bytes"
+                problem = f"the payload unpacks to {len(out)} bytes and records {recorded}"
+                if len(out) > PAYLOAD_MAX:
+                    problem = f"the payload unpacks to more than {PAYLOAD_MAX} bytes"
             raise DecodeError(problem, path="bzImage.payload", offset=offset)
     raise DecodeError(
         f"unknown compression, first bytes {payload[:6].hex()}", path="bzImage.payload", offset=offset
@@ -321,7 +327,7 @@ def _decompress(payload: bytes, offset: int) -> bytes:
 
 
 def _lz4_legacy(payload: bytes) -> bytes:
-    """LZ4's legacy frame: magic, then blocks of u32 size and data; the kernel build appends a u32."""
+    """LZ4's legacy frame: magic, then blocks of u32 size and data."""
     out, at = bytearray(), 4
     while at + 4 < len(payload) and len(out) <= PAYLOAD_MAX:
         (size,) = struct.unpack_from("<I", payload, at)
@@ -334,12 +340,16 @@ def _lz4_legacy(payload: bytes) -> bytes:
 
 
 def _zstd(payload: bytes) -> bytes:
-    with zstandard.ZstdDecompressor(max_window_size=PAYLOAD_MAX).stream_reader(payload) as reader:
+    with zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX).stream_reader(payload) as reader:
         return reader.read(PAYLOAD_MAX + 1)
 
 
 def _gzip(payload: bytes) -> bytes:
     return zlib.decompressobj(wbits=31).decompress(payload, PAYLOAD_MAX + 1)
+
+
+def _raw(payload: bytes) -> bytes:
+    return payload
 
 
 _FORMATS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
@@ -349,6 +359,6 @@ _FORMATS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
     (b"\x1f\x8b", _gzip),
     (b"BZh", lambda p: bz2.BZ2Decompressor().decompress(p, PAYLOAD_MAX + 1)),
     (b"\x5d\0\0", lambda p: lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(p, PAYLOAD_MAX + 1)),
-    (b"\x7fELF", lambda p: p),
+    (b"\x7fELF", _raw),
 )
 """Magic bytes and decoder of every compression a kernel build offers for x86 (LZO aside)."""

@@ -94,7 +94,10 @@ def _value(expected: object, actual: object) -> Rows:
 
 
 def _panic(expected: str | None, actual: str | None) -> Rows:
-    if (expected and panic_class(expected)) != (actual and panic_class(actual)):
+    classes = {panic and panic_class(panic) for panic in (expected, actual)}
+    shortest, *others = sorted(classes, key=lambda text: len(text or ""))
+    # Only a console names the function: compilers inline it differently in every version.
+    if any(not shortest or not str(other).startswith(f"{shortest} in ") for other in others):
         yield "", _fate(expected), _fate(actual)
 
 

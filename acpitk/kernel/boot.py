@@ -9,7 +9,7 @@ from acpitk.kernel import hotplug, numa, sparse, srat, zones
 from acpitk.kernel.cmdline import CommandLine, parse_cmdline
 from acpitk.kernel.early import EarlyState, early_state
 from acpitk.kernel.memblock import FLAG_NAMES, NO_NID, Row
-from acpitk.kernel.policy import BUILDS, KernelBuild, KernelPolicy
+from acpitk.kernel.policy import BUILDS, HotplugMarks, KernelBuild, KernelPolicy
 from acpitk.kernel.prediction import Allocation, Prediction
 from acpitk.machine import Case, Machine, Reserved
 from acpitk.outcome import NodeData, NumaReason, NumaState, Outcome, Region
@@ -31,11 +31,21 @@ def predict(case: Case, policy: KernelPolicy, build: KernelBuild | None = None) 
     build = build or BUILDS[policy.name]
     options = parse_cmdline(case.cmdline)
     machine = case.resolved()
-    early = early_state(machine, options, policy, build)
+    hot: tuple[tuple[int, int], ...] = ()
+    if policy.hotplug_marks is HotplugMarks.EARLY_WALK and options.given(policy.hotplug_option):
+        table = case.table(b"SRAT")
+        hot = srat.hot_ranges(table, following(case, machine, table)) if table is not None else ()
+    early = early_state(machine, options, policy, build, hot)
     state = srat.Numa(
         policy=policy, build=build, numa_off=options.numa_off, srat_disabled=options.srat_disabled
     )
     return _Boot(case, machine, options, early, state).run()
+
+
+def following(case: Case, machine: Machine, table: bytes) -> bytes:
+    """The bytes behind `table` in memory: the tables after it, then what ends the ACPI area."""
+    index = next(i for i, other in enumerate(case.tables) if other is table)
+    return b"".join(case.tables[index + 1 :]) + machine.after_tables
 
 
 class _Boot:
@@ -107,16 +117,13 @@ class _Boot:
             return NumaReason.NO_SRAT
         reason: NumaReason | None = NumaReason.NO_SRAT
         if (table := self.case.table(b"SRAT")) is not None:
-            reason = srat.parse_srat(self.numa, self.mb, table, self._after(table))
+            reason = srat.parse_srat(self.numa, self.mb, table, following(self.case, self.machine, table))
         if (table := self.case.table(b"SLIT")) is not None:
-            srat.parse_slit(self.numa, self.mb, table, self._after(table), self.mb.current_limit)
+            srat.parse_slit(
+                self.numa, self.mb, table, following(self.case, self.machine, table), self.mb.current_limit
+            )
         silent = (NumaReason.NO_SRAT, NumaReason.NO_MEMORY_AFFINITY)
         return NumaReason.TURNED_OFF if self.options.srat_disabled and reason in silent else reason
-
-    def _after(self, table: bytes) -> bytes:
-        """The bytes behind `table` in memory: the tables after it, then what ends the ACPI area."""
-        index = next(i for i, other in enumerate(self.case.tables) if other is table)
-        return b"".join(self.case.tables[index + 1 :]) + self.machine.after_tables
 
     def _accept(self) -> NumaReason | None:
         """The rest of numa_init() for the ACPI attempt, up to registration."""
@@ -165,7 +172,7 @@ class _Boot:
     def _zones(self) -> None:
         """free_area_init() and what follows."""
         nodes: tuple[NodeData, ...] = self.facts["node_data"]
-        sparse.populate(self.mb, list(nodes), self.numa.build)
+        sparse.populate(self.mb, list(nodes), self.numa.policy, self.numa.build)
         layout = zones.lay_out(
             self.mb.memory,
             [node.nid for node in nodes],
@@ -175,7 +182,7 @@ class _Boot:
         )
         self.facts["zone_movable_start"] = layout.movable_start
         if any(nid == NO_NID for _, _, nid in numa.page_ranges(self.mb.memory)):
-            raise srat.KernelPanicError("BUG: kernel NULL pointer dereference in free_area_init")
+            raise srat.KernelPanicError("BUG: kernel NULL pointer dereference")
         self.facts["zones"] = layout.zones
         self.facts["blocks"] = hotplug.memory_blocks(
             self.mb,

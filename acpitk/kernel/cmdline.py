@@ -41,6 +41,7 @@ class CommandLine:
 
     Args:
         movable_node: any form of the word, also `movable_node=off`.
+        movablenode: the same for the word first proposed.
         numa_off, srat_disabled: `numa=off`, `numa=noacpi`.
         acpi_off: `acpi=off`.
         kernelcore, movablecore: pages; 0 is not given.
@@ -50,6 +51,7 @@ class CommandLine:
     """
 
     movable_node: bool = False
+    movablenode: bool = False
     numa_off: bool = False
     srat_disabled: bool = False
     acpi_off: bool = False
@@ -60,6 +62,10 @@ class CommandLine:
     mirror: bool = False
     map_edits: tuple[MapEdit, ...] = ()
 
+    def given(self, option: str) -> bool:
+        """Whether the flag `option` (a field's name) is there."""
+        return bool(getattr(self, option))
+
 
 @lru_cache(maxsize=1024)
 def parse_cmdline(text: str) -> CommandLine:
@@ -68,8 +74,8 @@ def parse_cmdline(text: str) -> CommandLine:
     edits: list[MapEdit] = []
     for name, value in _arguments(text):
         match name:
-            case "movable_node":
-                fields["movable_node"] = True
+            case "movable_node" | "movablenode":
+                fields[name] = True
             case "numa" if value is not None:
                 if value.startswith("off"):
                     fields["numa_off"] = True

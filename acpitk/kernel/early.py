@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from acpitk.kernel.cmdline import CommandLine
-from acpitk.kernel.memblock import Memblock
-from acpitk.kernel.policy import KernelBuild, KernelPolicy
+from acpitk.kernel.memblock import NO_NID, RSRV_KERN, Memblock
+from acpitk.kernel.policy import KernelBuild, KernelExemption, KernelPolicy
 from acpitk.machine import ACPI_TABLES, INITRD, KERNEL_IMAGE, E820Entry, E820Type, Machine, Reserved
 from acpitk.ranges import GIB, KIB, MIB, PAGE_SHIFT, PAGE_SIZE, align_down, align_up
 
@@ -21,6 +21,7 @@ PAGE_TABLES = "page tables"
 _PMD_SIZE = 2 * MIB
 _PGD_SIZE = 512 * GIB
 _BIOS_BEGIN, _BIOS_END = 640 * KIB, MIB
+_LOW_RESERVE = 64 * KIB
 
 _TYPE_RANK = {
     E820Type.USABLE: 1,
@@ -53,14 +54,24 @@ class EarlyState:
 
 @lru_cache(maxsize=512)
 def early_state(
-    machine: Machine, options: CommandLine, policy: KernelPolicy, build: KernelBuild
+    machine: Machine,
+    options: CommandLine,
+    policy: KernelPolicy,
+    build: KernelBuild,
+    hot_ranges: tuple[tuple[int, int], ...] = (),
 ) -> EarlyState:
-    """Replay setup_arch() up to initmem_init()."""
+    """Replay setup_arch() up to initmem_init().
+
+    Args:
+        hot_ranges: (base, length) of hotpluggable entries, where the policy marks them this early.
+    """
     e820 = _ram_map(machine.e820, options, build)
     max_pfn = max((end for _, end, kind in e820 if kind is E820Type.USABLE), default=0) >> PAGE_SHIFT
+    hotplug_given = options.given(policy.hotplug_option)
     mb = Memblock(
-        skips_hotplug=options.movable_node and policy.allocator_skips_hotplug,
-        bottom_up=options.movable_node and policy.bottom_up_until_srat,
+        skips_hotplug=hotplug_given and policy.allocator_skips_hotplug,
+        bottom_up=hotplug_given and policy.bottom_up_until_srat,
+        marks_kernel=policy.kernel_reserves_marked,
     )
     for start, end, kind in e820:
         if kind is E820Type.USABLE:
@@ -70,43 +81,69 @@ def early_state(
         for low, high, nid, flags in mb.memory
         if (start := align_up(low, PAGE_SIZE)) < (end := align_down(high, PAGE_SIZE))
     ]
-    owners = list(_placed(machine, options, policy, build))
-    owners += [Reserved(s, e, str(kind)) for s, e, kind in e820 if kind is E820Type.SOFT_RESERVED]
     if machine.reserved is not None:
         for row in machine.reserved:
             mb.reserve(row.start, row.end)
+        _mark_early(mb, hot_ranges, policy)
         return EarlyState(memblock=mb, max_pfn=max_pfn, owners=machine.reserved)
 
-    late = [row for row in owners if row.owner == ACPI_TABLES]
-    for row in owners:
-        if row.owner != ACPI_TABLES:
-            mb.reserve(row.start, row.end)
+    owners = _reserve_first(mb, machine, policy, build)
+    for start, end, kind in e820:
+        if kind is E820Type.SOFT_RESERVED:
+            mb.reserve(start, end)
+            owners.append(Reserved(start, end, str(kind)))
+    owners += _reserve_low(mb, policy, build)
+    _mark_early(mb, hot_ranges, policy)
     pages = _direct_map(mb, max_pfn, build)
     if pages is None:
         return EarlyState(
             memblock=mb, max_pfn=max_pfn, owners=(), failed="alloc_low_pages: can not alloc memory"
         )
+    owners += [Reserved(page, page + PAGE_SIZE, PAGE_TABLES) for page in pages]
     mb.current_limit = max_pfn << PAGE_SHIFT
     owners = _relocate_initrd(mb, owners)
-    for row in late:
-        mb.reserve(row.start, row.end)
-    owners += [Reserved(page, page + PAGE_SIZE, PAGE_TABLES) for page in pages]
+    for row in machine.placed:
+        if row.owner == ACPI_TABLES and not options.acpi_off:
+            mb.reserve(row.start, row.end)
+            owners.append(row)
     mb.log.clear()
     return EarlyState(memblock=mb, max_pfn=max_pfn, owners=tuple(owners))
 
 
-def _placed(
-    machine: Machine, options: CommandLine, policy: KernelPolicy, build: KernelBuild
+def _reserve_first(
+    mb: Memblock, machine: Machine, policy: KernelPolicy, build: KernelBuild
 ) -> list[Reserved]:
+    """early_reserve_memory(), reserve_brk() and what firmware placed, ACPI tables aside."""
+    kernel = RSRV_KERN if policy.kernel_reserves_marked else 0
+    low = next((e.end for e in machine.e820 if e.start < _BIOS_BEGIN), _BIOS_BEGIN)
     rows = [
-        Reserved(0, policy.low_memory, LOW_MEMORY),
-        Reserved(build.image_start, build.brk_start + build.brk_used, KERNEL_IMAGE),
+        (Reserved(build.image_start, build.brk_start + build.brk_used, KERNEL_IMAGE), kernel),
+        (Reserved(0, _LOW_RESERVE if policy.first_mib_reserved else PAGE_SIZE, LOW_MEMORY), 0),
+        (Reserved(align_down(min(low, _BIOS_BEGIN), PAGE_SIZE), MIB, LOW_MEMORY), 0),
     ]
-    for row in machine.placed:
-        if row.owner == ACPI_TABLES and options.acpi_off:
-            continue
-        rows.append(row)
-    return rows
+    rows += [
+        (row, kernel if row.owner == INITRD else 0) for row in machine.placed if row.owner != ACPI_TABLES
+    ]
+    for row, flags in rows:
+        mb.reserve(row.start, row.end, NO_NID, flags)
+    return [row for row, _ in rows]
+
+
+def _reserve_low(mb: Memblock, policy: KernelPolicy, build: KernelBuild) -> list[Reserved]:
+    """The real-mode trampoline below 1 MiB, then the low memory Linux leaves to the BIOS."""
+    mb.allocate(LOW_MEMORY, build.trampoline, PAGE_SIZE, end=MIB)
+    owners = [Reserved(start, end, LOW_MEMORY) for _, start, end, _ in mb.log]
+    low = MIB if policy.first_mib_reserved else _LOW_RESERVE
+    mb.reserve(0, low)
+    return [*owners, Reserved(0, low, LOW_MEMORY)]
+
+
+def _mark_early(mb: Memblock, hot_ranges: tuple[tuple[int, int], ...], policy: KernelPolicy) -> None:
+    """The 2013 proposal's own walk: mark each hotpluggable entry with nothing reserved in it."""
+    for start, length in hot_ranges:
+        used = any(row[0] < start + length and row[1] > start for row in mb.reserved)
+        if not (used and policy.kernel_exemption is KernelExemption.ENTRY):
+            mb.mark_hotplug(start, length)
 
 
 def _ram_map(

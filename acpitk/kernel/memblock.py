@@ -14,6 +14,7 @@ from acpitk.ranges import PAGE_SIZE, align_up
 NO_NID = -1
 HOTPLUG = 0x1
 MIRROR = 0x2
+RSRV_KERN = 0x20
 FLAG_NAMES = {HOTPLUG: "hotplug", MIRROR: "mirror"}
 
 Row = tuple[int, int, int, int]
@@ -28,6 +29,7 @@ class Memblock:
     Args:
         skips_hotplug: marked regions are passed over (movable_node is enabled).
         bottom_up: allocate from the lowest address.
+        marks_kernel: allocations carry RSRV_KERN and the node they were asked for.
         current_limit: exclusive upper bound of allocations, bytes.
     """
 
@@ -35,6 +37,7 @@ class Memblock:
         "bottom_up",
         "current_limit",
         "log",
+        "marks_kernel",
         "memory",
         "memory_max",
         "reserved",
@@ -42,18 +45,21 @@ class Memblock:
         "skips_hotplug",
     )
 
-    def __init__(self, *, skips_hotplug: bool, bottom_up: bool) -> None:
+    def __init__(self, *, skips_hotplug: bool, bottom_up: bool, marks_kernel: bool) -> None:
         self.memory: list[Row] = []
         self.reserved: list[Row] = []
         self.memory_max = self.reserved_max = INIT_REGIONS
         self.skips_hotplug = skips_hotplug
         self.bottom_up = bottom_up
+        self.marks_kernel = marks_kernel
         self.current_limit = _PHYS_MAX
         self.log: list[tuple[str, int, int, int]] = []
 
     def copy(self) -> Memblock:
         """An independent copy."""
-        other = Memblock(skips_hotplug=self.skips_hotplug, bottom_up=self.bottom_up)
+        other = Memblock(
+            skips_hotplug=self.skips_hotplug, bottom_up=self.bottom_up, marks_kernel=self.marks_kernel
+        )
         other.memory, other.reserved = self.memory[:], self.reserved[:]
         other.memory_max, other.reserved_max = self.memory_max, self.reserved_max
         other.current_limit = self.current_limit
@@ -64,7 +70,7 @@ class Memblock:
         """memblock_add()."""
         self.memory = _add(self.memory, start, end)
 
-    def reserve(self, start: int, end: int) -> None:
+    def reserve(self, start: int, end: int, nid: int = NO_NID, flags: int = 0) -> None:
         """memblock_reserve(): only the gaps between regions already there are filled."""
         rows = self.reserved
         if len(rows) * 2 + 1 >= self.reserved_max:
@@ -72,7 +78,7 @@ class Memblock:
                 start, end
             ):
                 rows = self.reserved
-        self.reserved = _add(self.reserved, start, end)
+        self.reserved = _add(self.reserved, start, end, nid, flags)
 
     def free(self, start: int, end: int) -> None:
         """memblock_phys_free()."""
@@ -112,9 +118,10 @@ class Memblock:
         self._isolate_room(self.memory, "memory")
         self.memory = _change(self.memory, start, end, lambda nid, flags: (nid, flags & ~HOTPLUG))
 
-    def reset_nodes(self) -> None:
+    def reset_nodes(self, *, keep_marks: bool) -> None:
         """What numa_init() does before an attempt: no nodes, no hotplug marks."""
-        self.memory = _merged((s, e, NO_NID, f & ~HOTPLUG) for s, e, _, f in self.memory)
+        kept = ~0 if keep_marks else ~HOTPLUG
+        self.memory = _merged((s, e, NO_NID, f & kept) for s, e, _, f in self.memory)
         self.reserved = _merged((s, e, NO_NID, f) for s, e, _, f in self.reserved)
 
     def is_region_memory(self, start: int, end: int) -> bool:
@@ -166,11 +173,15 @@ class Memblock:
         exact: bool = False,
     ) -> int:
         """memblock_alloc_range_nid(): the node first, then any unless `exact`. 0 where nothing fits."""
+        got = nid
         found = self.find(size, align, start, end, nid)
         if not found and nid != NO_NID and not exact:
-            found = self.find(size, align, start, end, NO_NID)
+            found, got = self.find(size, align, start, end, NO_NID), NO_NID
         if found:
-            self.reserve(found, found + size)
+            if self.marks_kernel:
+                self.reserve(found, found + size, got, RSRV_KERN)
+            else:
+                self.reserve(found, found + size)
             self.log.append((purpose, found, found + size, nid))
         return found
 
@@ -233,7 +244,7 @@ def _overlapped(rows: list[Row], start: int, end: int) -> int:
     return sum(1 for row in rows if row[0] < end and row[1] > start)
 
 
-def _add(rows: list[Row], start: int, end: int) -> list[Row]:
+def _add(rows: list[Row], start: int, end: int, nid: int = NO_NID, flags: int = 0) -> list[Row]:
     """memblock_add_range(): fill what no region covers."""
     if start >= end:
         return rows
@@ -243,10 +254,10 @@ def _add(rows: list[Row], start: int, end: int) -> list[Row]:
         if row[1] <= at or row[0] >= end:
             continue
         if row[0] > at:
-            new.append((at, row[0], NO_NID, 0))
+            new.append((at, row[0], nid, flags))
         at = row[1]
     if at < end:
-        new.append((at, end, NO_NID, 0))
+        new.append((at, end, nid, flags))
     return _merged(sorted(rows + new)) if new else rows
 
 

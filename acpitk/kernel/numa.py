@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from acpitk.kernel.memblock import HOTPLUG, NO_NID, Memblock, Row
-from acpitk.kernel.policy import Coverage, NodeDataFailure, TrimBounds
+from acpitk.kernel.policy import Coverage, KernelExemption, NodeDataFailure, TrimBounds
 from acpitk.kernel.srat import Blk, KernelPanicError, Numa
 from acpitk.machine import Reserved
 from acpitk.outcome import NodeData, NumaReason
@@ -32,7 +32,7 @@ def reset(numa: Numa, mb: Memblock) -> None:
     """What numa_init() clears before each attempt."""
     numa.nodes_parsed.clear()
     numa.meminfo.clear()
-    mb.reset_nodes()
+    mb.reset_nodes(keep_marks=numa.policy.marks_survive_rejection)
     if numa.distance_count:
         mb.free(numa.distance_at, numa.distance_at + numa.distance_count**2)
     numa.distance_at = numa.distance_count = 0
@@ -101,7 +101,8 @@ def register(
     """
     for blk in numa.meminfo:
         mb.set_memory_node(blk.start, blk.end, blk.nid)
-    lost = _clear_kernel_nodes(numa, mb, owners) if numa.policy.kernel_nodes_exempt else {}
+    whole_nodes = numa.policy.kernel_exemption is KernelExemption.NODE
+    lost = _clear_kernel_nodes(numa, mb, owners) if whole_nodes else {}
     if not _covered(numa, mb, max_pfn):
         return NumaReason.COVERAGE, lost
     return None, lost
@@ -163,6 +164,9 @@ def allocate_node_data(numa: Numa, mb: Memblock, max_pfn: int) -> list[NodeData]
         start, end = spans.get(blk.nid, (max_pfn << PAGE_SHIFT, 0))
         spans[blk.nid] = (min(start, blk.start), max(end, blk.end))
     placed = []
+    if numa.policy.nodes_need_pages:
+        paged = {nid for _, _, nid in page_ranges(mb.memory)}
+        spans = {nid: span for nid, span in spans.items() if nid in paged}
     for nid, (start, end) in sorted(spans.items()):
         if start >= end:
             continue

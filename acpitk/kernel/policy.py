@@ -7,7 +7,7 @@ Each field says where it was read; facts without a file are in mm/memblock.c.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import Enum, StrEnum
 
 from acpitk.ranges import KIB, MIB
@@ -41,6 +41,21 @@ class MirrorWithoutMirror(StrEnum):
     IGNORED = "the option is ignored"
 
 
+class HotplugMarks(StrEnum):
+    """When hotpluggable ranges are marked."""
+
+    SRAT_HANDLER = "by the memory affinity handler"
+    EARLY_WALK = "by a walk of its own right after memblock is filled"
+
+
+class KernelExemption(StrEnum):
+    """What loses its hotplug mark because reserved memory is in it."""
+
+    NODE = "every block of the node (numa_clear_kernel_node_hotplug)"
+    ENTRY = "the single SRAT entry"
+    NONE = "nothing"
+
+
 class NodeDataFailure(StrEnum):
     """alloc_node_data() finds no memory."""
 
@@ -52,6 +67,8 @@ class NodeDataFailure(StrEnum):
 class KernelPolicy:
     """What one kernel version does.
 
+    None of the fields is a version number: a back-port changes a field, not a comparison.
+
     Args:
         name: the row's name, `v6.1`.
         source: the tree the row was read from.
@@ -62,10 +79,21 @@ class KernelPolicy:
         mirror_cuts_zones: kernel zones end where ZONE_MOVABLE starts also when kernelcore=mirror is given;
             adjust_zone_range_for_zone_movable() leaves them uncut in 6.1.
         node_data_failure: alloc_node_data(); arch/x86/mm/numa.c (6.1), mm/numa.c (6.12).
-        low_memory: bytes at 0 reserved before SRAT parsing, reserve_real_mode(); arch/x86/realmode/init.c.
+        first_mib_reserved: all of the first MiB is reserved before the SRAT is parsed, reserve_real_mode();
+            arch/x86/realmode/init.c. 5.10 keeps 64 KiB, the BIOS area and the trampoline only.
+        kernel_reserves_marked: allocations, kernel image and initrd carry RSRV_KERN, and an allocation's
+            region the node asked for; memblock_alloc_range_nid(), 7.3.
+        nodes_need_pages: a node comes online when memblock has whole pages of it, not when numa_meminfo has
+            bytes; numa_register_nodes() (6.12), numa_register_memblks() (6.1).
+        memory_map_after_zones: sparse_init() runs after zones are laid out and allocates 2 MiB pieces;
+            mm/mm_init.c (7.3).
+        hotplug_option: the command line word.
+        hotplug_marks: when hotpluggable ranges are marked in memblock.memory.
+        kernel_exemption: what loses its mark because the kernel resides there.
+        marks_survive_rejection: marks stay when the SRAT is refused.
+        movable_past_node_end: ZONE_MOVABLE may start past the node's end; 2013 proposal.
         overlap_rejects: numa_cleanup_meminfo() rejects overlaps between nodes.
         holes_swallowed: numa_cleanup_meminfo() joins blocks of one node across holes no other node owns.
-        kernel_nodes_exempt: numa_clear_kernel_node_hotplug() unmarks whole nodes with reserved memory.
         allocator_skips_hotplug: should_skip_region() passes over marked regions under movable_node.
         movable_node_first: movable_node overrides kernelcore= and movablecore=.
         bottom_up_until_srat: movable_node allocates bottom-up until the SRAT is parsed (setup_arch()).
@@ -80,10 +108,17 @@ class KernelPolicy:
     mirror_without_mirror: MirrorWithoutMirror
     mirror_cuts_zones: bool
     node_data_failure: NodeDataFailure
-    low_memory: int
+    first_mib_reserved: bool
+    kernel_reserves_marked: bool
+    nodes_need_pages: bool
+    memory_map_after_zones: bool
+    hotplug_option: str
+    hotplug_marks: HotplugMarks
+    kernel_exemption: KernelExemption
+    marks_survive_rejection: bool
+    movable_past_node_end: bool
     overlap_rejects: bool
     holes_swallowed: bool
-    kernel_nodes_exempt: bool
     allocator_skips_hotplug: bool
     movable_node_first: bool
     bottom_up_until_srat: bool
@@ -100,6 +135,7 @@ class KernelBuild:
         brk_used: bytes of brk in use when reserve_brk() runs: DMI strings, then the page table buffer.
         page_table_buffer: bytes of that buffer (INIT_PGT_BUF_SIZE, arch/x86/mm/init.c).
         image_end: `_end`.
+        trampoline: real_mode_size_needed().
         max_numnodes: MAX_NUMNODES.
         node_data: bytes allocated for a pg_data_t.
         struct_page: sizeof(struct page).
@@ -115,6 +151,7 @@ class KernelBuild:
     brk_used: int
     page_table_buffer: int
     image_end: int
+    trampoline: int
     max_numnodes: int
     node_data: int
     struct_page: int
@@ -145,17 +182,67 @@ V6_1 = KernelPolicy(
     mirror_without_mirror=MirrorWithoutMirror.ALL_ABOVE_4G_MOVABLE,
     mirror_cuts_zones=False,
     node_data_failure=NodeDataFailure.NODE_OFFLINE,
-    low_memory=MIB,
+    first_mib_reserved=True,
+    kernel_reserves_marked=False,
+    nodes_need_pages=False,
+    memory_map_after_zones=False,
+    hotplug_option="movable_node",
+    hotplug_marks=HotplugMarks.SRAT_HANDLER,
+    kernel_exemption=KernelExemption.NODE,
+    marks_survive_rejection=False,
+    movable_past_node_end=False,
     overlap_rejects=True,
     holes_swallowed=True,
-    kernel_nodes_exempt=True,
     allocator_skips_hotplug=True,
     movable_node_first=True,
     bottom_up_until_srat=True,
     revision_1_masks_pxm=True,
 )
 
-POLICIES: Mapping[str, KernelPolicy] = {V6_1.name: V6_1}
+V5_10 = replace(
+    V6_1,
+    name="v5.10",
+    source="Debian linux-source-5.10 5.10.223",
+    first_mib_reserved=False,
+)
+
+V6_12 = replace(
+    V6_1,
+    name="v6.12",
+    source="Debian linux-source-6.12 6.12.117",
+    trim_bounds=TrimBounds.DRAM,
+    coverage=Coverage.UP_TO_1M,
+    hotplug_start=HotplugStart.PFN_UP,
+    mirror_without_mirror=MirrorWithoutMirror.IGNORED,
+    node_data_failure=NodeDataFailure.PANIC,
+    nodes_need_pages=True,
+)
+
+V7_3 = replace(
+    V6_12,
+    name="v7.3",
+    source="Debian linux-source-7.3 7.3.4",
+    mirror_cuts_zones=True,
+    kernel_reserves_marked=True,
+    memory_map_after_zones=True,
+)
+
+SEED_2013 = replace(
+    V5_10,
+    name="seed-2013",
+    source='the patch set "Arrange hotpluggable memory as ZONE_MOVABLE" of August 2013, part 5',
+    hotplug_option="movablenode",
+    hotplug_marks=HotplugMarks.EARLY_WALK,
+    kernel_exemption=KernelExemption.ENTRY,
+    bottom_up_until_srat=False,
+    marks_survive_rejection=True,
+    movable_past_node_end=True,
+)
+
+POLICIES: Mapping[str, KernelPolicy] = {
+    policy.name: policy for policy in (V5_10, V6_1, V6_12, V7_3, SEED_2013)
+}
+"""Every row by name."""
 
 _DEBIAN_CLOUD_6_1 = KernelBuild(
     image_start=16 * MIB,
@@ -164,6 +251,7 @@ _DEBIAN_CLOUD_6_1 = KernelBuild(
     page_table_buffer=64 * KIB,
     image_end=0x3830000,
     max_numnodes=1024,
+    trampoline=28 * KIB,
     node_data=0x2B000,
     struct_page=64,
     section_usage=56,
@@ -174,5 +262,35 @@ _DEBIAN_CLOUD_6_1 = KernelBuild(
     flat_apic_limit=255,
 )
 
-BUILDS: Mapping[str, KernelBuild] = {V6_1.name: _DEBIAN_CLOUD_6_1}
+_DEBIAN_CLOUD_5_10 = replace(
+    _DEBIAN_CLOUD_6_1,
+    brk_start=0x3200000,
+    brk_used=52 * KIB,
+    page_table_buffer=48 * KIB,
+    image_end=0x322C000,
+    trampoline=24 * KIB,
+    node_data=0x2A000,
+)
+_DEBIAN_CLOUD_6_12 = replace(_DEBIAN_CLOUD_6_1, brk_start=0x3C00000, image_end=0x3C30000, node_data=0x2A980)
+_DEBIAN_CLOUD_7_3 = replace(
+    _DEBIAN_CLOUD_6_1, brk_start=0x4200000, image_end=0x4230000, node_data=0x2B0C0, section_usage=88
+)
+
+BUILDS: Mapping[str, KernelBuild] = {
+    V5_10.name: _DEBIAN_CLOUD_5_10,
+    V6_1.name: _DEBIAN_CLOUD_6_1,
+    V6_12.name: _DEBIAN_CLOUD_6_12,
+    V7_3.name: _DEBIAN_CLOUD_7_3,
+    SEED_2013.name: _DEBIAN_CLOUD_5_10,
+}
 """The Debian cloud kernel behind each policy row."""
+
+
+def policy_diff(old: KernelPolicy, new: KernelPolicy) -> list[tuple[str, object, object]]:
+    """The behaviours in which two rows differ: (field, old value, new value), in field order."""
+    return [
+        (field.name, before, after)
+        for field in fields(KernelPolicy)
+        if field.name not in ("name", "source")
+        and (before := getattr(old, field.name)) != (after := getattr(new, field.name))
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from acpitk.kernel.memblock import Memblock
 from acpitk.kernel.numa import page_ranges
-from acpitk.kernel.policy import KernelBuild
+from acpitk.kernel.policy import KernelBuild, KernelPolicy
 from acpitk.outcome import NodeData
 from acpitk.ranges import GIB, MIB, PAGE_SHIFT, PAGE_SIZE, SECTION_SIZE
 
@@ -19,7 +19,7 @@ _SECTION_PAGES = SECTION_SIZE >> PAGE_SHIFT
 MEMORY_MAP = "memory map"
 
 
-def populate(mb: Memblock, nodes: list[NodeData], build: KernelBuild) -> list[int]:
+def populate(mb: Memblock, nodes: list[NodeData], policy: KernelPolicy, build: KernelBuild) -> list[int]:
     """Allocate the memory map of every present section, as sparse_init() does.
 
     Args:
@@ -40,7 +40,12 @@ def populate(mb: Memblock, nodes: list[NodeData], build: KernelBuild) -> list[in
     tables: set[int] = set()
     lost: list[int] = []
     for nid, run in _runs(sections):
-        lost += _populate_run(mb, nid, run, data.get(nid), tables, build)
+        if policy.memory_map_after_zones:
+            mb.allocate("section usage", build.section_usage * len(run), _CACHE_LINE, nid=nid)
+            buffered = False
+        else:
+            buffered = _node_buffer(mb, nid, len(run), data.get(nid, 0), build)
+        lost += [section for section in run if not _memory_map(mb, nid, section, tables, build, buffered)]
     return lost
 
 
@@ -63,29 +68,28 @@ def _runs(sections: dict[int, int]) -> list[tuple[int, list[int]]]:
     return runs
 
 
-def _populate_run(
-    mb: Memblock, nid: int, run: list[int], node_data: int | None, tables: set[int], build: KernelBuild
-) -> list[int]:
-    """sparse_init_nid(): one buffer on the node itself, or 2 MiB pieces anywhere."""
-    usage = build.section_usage * len(run)
-    goal = (node_data or 0) & -SECTION_SIZE
-    usage_nid = mb.nid_of(goal)
-    mb.allocate(
-        "section usage", usage, _CACHE_LINE, start=goal, end=goal + SECTION_SIZE, nid=usage_nid
-    ) or mb.allocate(
-        "section usage", usage, _CACHE_LINE, end=goal + SECTION_SIZE, nid=usage_nid
-    ) or mb.allocate_retry("section usage", usage, _CACHE_LINE, start=goal, nid=usage_nid)
+def _node_buffer(mb: Memblock, nid: int, count: int, node_data: int, build: KernelBuild) -> bool:
+    """sparse_init_nid(): usage maps near the pg_data_t, then one buffer on the node for `count` sections."""
+    usage = build.section_usage * count
+    goal = node_data & -SECTION_SIZE
+    near = mb.nid_of(goal)
+    for start, end in ((goal, goal + SECTION_SIZE), (0, goal + SECTION_SIZE), (goal, 0), (0, 0)):
+        if mb.allocate("section usage", usage, _CACHE_LINE, start=start, end=end, nid=near):
+            break
+    size = _SECTION_PAGES * build.struct_page * count
+    return bool(mb.allocate_retry(MEMORY_MAP, size, _PMD_SIZE, start=_MAX_DMA, nid=nid, exact=True))
+
+
+def _memory_map(
+    mb: Memblock, nid: int, section: int, tables: set[int], build: KernelBuild, buffered: bool
+) -> bool:
+    """vmemmap_populate() of one section: from the node's buffer, or in 2 MiB pieces anywhere."""
     size = _SECTION_PAGES * build.struct_page
-    buffer = mb.allocate_retry(MEMORY_MAP, size * len(run), _PMD_SIZE, start=_MAX_DMA, nid=nid, exact=True)
-    lost = []
-    for section in run:
-        _page_tables(mb, nid, section * size, tables)
-        if not buffer and not all(
-            mb.allocate_retry(MEMORY_MAP, _PMD_SIZE, _PMD_SIZE, start=_MAX_DMA, nid=nid)
-            for _ in range(size // _PMD_SIZE)
-        ):
-            lost.append(section)
-    return lost
+    _page_tables(mb, nid, section * size, tables)
+    return buffered or all(
+        mb.allocate_retry(MEMORY_MAP, _PMD_SIZE, _PMD_SIZE, start=_MAX_DMA, nid=nid)
+        for _ in range(size // _PMD_SIZE)
+    )
 
 
 def _page_tables(mb: Memblock, nid: int, offset: int, tables: set[int]) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from acpitk.kernel.memblock import Memblock
-from acpitk.kernel.policy import KernelBuild, KernelPolicy
+from acpitk.kernel.policy import HotplugMarks, KernelBuild, KernelPolicy
 from acpitk.kernel.prediction import EntryUse, EntryVerdict
 from acpitk.outcome import NumaReason
 from acpitk.ranges import PAGE_SHIFT, PAGE_SIZE
@@ -30,8 +29,7 @@ _FIXMAP = 0xFFFFFFFFFF200000
 """About where early_memremap() maps tables (arch/x86/include/asm/fixmap.h, FIX_BTMAP)."""
 _CANONICAL_HALF = 1 << 47
 _SLIT_ENDLESS = 1 << 31
-"""Localities from which acpi_numa_slit_init()'s int counters overflow before they reach the count: row 0
-takes 2^31 steps, any other row starts gigabytes behind the table."""
+"""Localities from which acpi_numa_slit_init()'s int counters overflow before they reach the count."""
 
 
 class KernelPanicError(Exception):
@@ -121,6 +119,22 @@ def parse_srat(numa: Numa, mb: Memblock, table: bytes, following: bytes) -> Numa
     if zero_length:
         return NumaReason.ZERO_LENGTH
     return None if accepted else NumaReason.NO_MEMORY_AFFINITY
+
+
+def hot_ranges(table: bytes, following: bytes) -> tuple[tuple[int, int], ...]:
+    """(base, length) of every entry with the Hot Pluggable flag, as the 2013 proposal walked them.
+
+    Only that flag is tested: disabled and short entries count. A zero length ends the walk.
+    """
+    length = int.from_bytes(table[4:8], "little")
+    data = (table + following).ljust(min(max(length, len(table)), _MAX_MAPPING) + PAGE_SIZE, b"\0")
+    found = []
+    at = _FIXED_SRAT
+    while at + 2 < min(length, _MAX_MAPPING) and data[at + 1]:
+        if data[at] == 1 and data[at + 28] & _HOT_PLUGGABLE:
+            found.append((_MEMORY.unpack_from(data, at)[4], _MEMORY.unpack_from(data, at)[5]))
+        at += data[at + 1]
+    return tuple(found)
 
 
 def _affinity_pass(numa: Numa, data: bytes, length: int, revision: int) -> None:
@@ -262,7 +276,7 @@ def _memory_affinity(numa: Numa, mb: Memblock, data: bytes, at: int, revision: i
         + (" hotplug" if hotplug else "")
         + (" non-volatile" if flags & _NON_VOLATILE else "")
     )
-    if hotplug:
+    if hotplug and numa.policy.hotplug_marks is HotplugMarks.SRAT_HANDLER:
         mb.mark_hotplug(base, length)
     numa.max_possible_pfn = max(numa.max_possible_pfn, (end - 1 & _MASK64) + PAGE_SIZE - 1 >> PAGE_SHIFT)
     verdict(use, nid)
@@ -289,22 +303,22 @@ def parse_slit(numa: Numa, mb: Memblock, table: bytes, following: bytes, end_of_
         return
     mapped = sorted((pxm, nid) for pxm, nid in numa.pxm_to_node.items() if pxm < count)
     if count >= _SLIT_ENDLESS:
-        _endless_slit(numa, count, mapped[0][0] if mapped else 0)
+        _endless_slit(numa, count, next((pxm for pxm, _ in mapped if pxm), 0))
     for pxm, nid in mapped:
         for other_pxm, other_nid in mapped:
             if not set_distance(numa, mb, nid, other_nid, data[44 + count * pxm + other_pxm], end_of_memory):
                 return
 
 
-def _endless_slit(numa: Numa, count: int, first_row: int) -> NoReturn:
-    """Row 0 loops for 2^31 steps or more; the first element of another row is no mapped address."""
-    if first_row == 0:
-        numa.messages.append(f"acpi_numa_slit_init: {count:#x} localities to go through")
-        raise KernelPanicError("hang")
-    address = _FIXMAP + count * first_row & _MASK64
+def _endless_slit(numa: Numa, count: int, row: int) -> None:
+    """The first element of any row but 0 is no mapped address; row 0 takes 2^32 steps, then goes on."""
+    numa.messages.append(f"acpi_numa_slit_init: {count:#x} localities to go through")
+    if row == 0:
+        return
+    address = _FIXMAP + count * row & _MASK64
     if _CANONICAL_HALF <= address < (1 << 64) - _CANONICAL_HALF:
-        raise KernelPanicError("PANIC: early exception 0x0d in acpi_numa_slit_init")
-    raise KernelPanicError("BUG: unable to handle page fault in acpi_numa_slit_init")
+        raise KernelPanicError("PANIC: early exception 0x0d")
+    raise KernelPanicError("BUG: unable to handle page fault")
 
 
 def _slit_valid(data: bytes, side: int) -> bool:

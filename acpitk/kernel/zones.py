@@ -35,11 +35,12 @@ def lay_out(
     """free_area_init() for the online nodes `nids`."""
     limits = _arch_limits(memory[0][0] >> PAGE_SHIFT, max_pfn)
     spans = _node_spans(memory)
-    movable, mirrored = _movable_starts(memory, limits, spans, options, policy)
+    movable = _movable_starts(memory, limits, spans, options, policy)
+    mirrored = options.mirror and not policy.mirror_cuts_zones
     zones: list[Zone] = []
     for nid in nids:
         if nid in spans:
-            zones += _node_zones(memory, nid, spans[nid], limits, movable.get(nid, 0), mirrored, policy)
+            zones += _node_zones(memory, nid, spans[nid], limits, movable.get(nid, 0), mirrored)
     return ZoneLayout(
         movable_start={nid: pfn << PAGE_SHIFT for nid, pfn in sorted(movable.items())}, zones=tuple(zones)
     )
@@ -74,18 +75,18 @@ def _movable_starts(
     spans: dict[int, tuple[int, int]],
     options: CommandLine,
     policy: KernelPolicy,
-) -> tuple[dict[int, int], bool]:
-    """find_zone_movable_pfns_for_nodes(); also whether kernelcore=mirror is in force."""
-    mirrored = options.mirror
-    if mirrored and policy.mirror_without_mirror is MirrorWithoutMirror.IGNORED:
-        mirrored = any(row[3] & MIRROR for row in memory)
+) -> dict[int, int]:
+    """find_zone_movable_pfns_for_nodes()."""
     starts: dict[int, int] = {}
-    if options.movable_node and policy.movable_node_first:
+    ignored = policy.mirror_without_mirror is MirrorWithoutMirror.IGNORED
+    if options.given(policy.hotplug_option) and policy.movable_node_first:
         for start, _, nid, flags in memory:
             if flags & HOTPLUG and nid != NO_NID:
                 pfn = start >> PAGE_SHIFT if policy.hotplug_start is HotplugStart.PFN_DOWN else pfn_up(start)
                 starts[nid] = min(starts.get(nid) or pfn, pfn)
-    elif mirrored:
+    elif options.mirror:
+        if ignored and not any(row[3] & MIRROR for row in memory):
+            return {}
         for start, _, nid, flags in memory:
             pfn = pfn_up(start)
             if not flags & MIRROR and pfn >= _4G_PFN and nid != NO_NID:
@@ -93,10 +94,14 @@ def _movable_starts(
     else:
         spread = _spread_kernelcore(memory, limits, options)
         if spread is None:
-            return {}, mirrored
+            return {}
         starts = spread
     aligned = {nid: -(-pfn // MAX_ORDER_PAGES) * MAX_ORDER_PAGES for nid, pfn in starts.items()}
-    return {n: pfn for n, pfn in aligned.items() if pfn and n in spans and pfn < spans[n][1]}, mirrored
+    return {
+        nid: pfn
+        for nid, pfn in aligned.items()
+        if pfn and nid in spans and (pfn < spans[nid][1] or policy.movable_past_node_end)
+    }
 
 
 def _spread_kernelcore(
@@ -157,7 +162,6 @@ def _node_zones(
     limits: list[tuple[int, int]],
     movable: int,
     mirrored: bool,
-    policy: KernelPolicy,
 ) -> list[Zone]:
     node_start, node_end = span
     out = []
@@ -167,7 +171,7 @@ def _node_zones(
         if movable:
             if name == "Movable":
                 start, end = movable, min(node_end, limits[_movable_zone(limits)][1])
-            elif start < movable < end and (policy.mirror_cuts_zones or not mirrored):
+            elif start < movable < end and not mirrored:
                 end = movable
             elif start >= movable:
                 start = end
@@ -175,7 +179,7 @@ def _node_zones(
             continue
         start, end = max(start, node_start), min(end, node_end)
         present = sum(max(0, min(e, end) - max(s, start)) for s, e, _ in page_ranges(memory, nid))
-        if mirrored and movable and not policy.mirror_cuts_zones:
+        if mirrored and movable:
             present -= _moved_by_mirror(memory, start, end, name)
         if end > start and present > 0:
             out.append(Zone(nid, name, start * PAGE_SIZE, end * PAGE_SIZE))

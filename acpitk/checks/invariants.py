@@ -14,6 +14,7 @@ from acpitk.checks.catalogue import finding
 from acpitk.checks.differential import message_class, panic_class
 from acpitk.checks.finding import Finding, Severity
 from acpitk.kernel.cmdline import CommandLine, parse_cmdline
+from acpitk.kernel.policy import POLICIES
 from acpitk.kernel.prediction import Allocation, EntryUse, EntryVerdict, Prediction
 from acpitk.machine import ACPI_TABLES, INITRD, KERNEL_IMAGE, Case
 from acpitk.outcome import Block, NumaReason, NumaState, Outcome, Region
@@ -48,8 +49,9 @@ _NO_SINGLE_OR_MOVABLE_ZONE = frozenset({None, "Movable"})
 class _View(NamedTuple):
     """What the rules look at, computed once.
 
-    `accepted`, `hot_entries` and `plain_entries` are ascending by base; `hot` are the marked regions of RAM,
-    `swept` the parts of RAM in ZONE_MOVABLE without the mark.
+    `movable_node`: the kernel's own word for the option is given. `accepted`, `hot_entries` and
+    `plain_entries` are ascending by base; `hot` are the marked regions of RAM, `swept` the parts of RAM in
+    ZONE_MOVABLE without the mark.
     """
 
     case: Case
@@ -57,6 +59,7 @@ class _View(NamedTuple):
     outcome: Outcome
     kernels: tuple[str, ...]
     options: CommandLine
+    movable_node: bool
     accepted: list[EntryVerdict]
     hot_entries: list[EntryVerdict]
     plain_entries: list[EntryVerdict]
@@ -72,6 +75,8 @@ def check(case: Case, prediction: Prediction) -> list[Finding]:
     A field of the outcome that was not observed makes the rules that need it silent.
     """
     outcome = prediction.outcome
+    options = parse_cmdline(case.cmdline)
+    policy = POLICIES.get(outcome.kernel)
     memory = outcome.memory or ()
     movable: Mapping[Any, int] = outcome.zone_movable_start or {}
     accepted = [entry for entry in prediction.entries if entry.use is EntryUse.ACCEPTED]
@@ -81,7 +86,8 @@ def check(case: Case, prediction: Prediction) -> list[Finding]:
         prediction,
         outcome,
         (outcome.kernel,),
-        parse_cmdline(case.cmdline),
+        options,
+        options.given(policy.hotplug_option if policy else "movable_node"),
         accepted,
         [entry for entry in accepted if entry.hotplug],
         [entry for entry in accepted if not entry.hotplug],
@@ -155,7 +161,7 @@ def _kernel_node(view: _View) -> Iterator[Finding]:
     for nid, owners in view.prediction.kernel_nodes.items():
         yield finding(
             "POL-KERNEL-NODE",
-            severity=None if view.options.movable_node else Severity.NOTE,
+            severity=None if view.movable_node else Severity.NOTE,
             where=f"node {nid}",
             expected="the memory stays hot-pluggable, as the SRAT says",
             actual=f"the mark is cleared on the whole node, because it holds: {', '.join(owners)}",
@@ -171,20 +177,24 @@ def _main_owner(owners: tuple[str, ...]) -> str:
 
 def _boot_memory(view: _View) -> Iterator[Finding]:
     """What the kernel allocated in hot-pluggable memory, and in ZONE_MOVABLE beside it."""
-    movable_node = view.options.movable_node
     if view.hot:
-        severity, cause = (None, "") if movable_node else (Severity.NOTE, "movable_node is off")
-        allocations = [a for a in view.prediction.allocations if _touches(a.start, a.end, view.hot)]
+        severity, cause = (None, "") if view.movable_node else (Severity.NOTE, "movable_node is off")
+        allocations = _allocated(view, view.hot)
         if data := [a for a in allocations if a.purpose.startswith("NODE_DATA")]:
             yield _allocations(view, "POL-NODE-DATA", data, severity, cause)
         if others := [a for a in allocations if not a.purpose.startswith("NODE_DATA")]:
             cause = cause or message_class(others[0].purpose)
             yield _allocations(view, "POL-EARLY-ALLOC", others, severity, cause)
-    if view.swept:
-        allocations = [a for a in view.prediction.allocations if _touches(a.start, a.end, view.swept)]
-        if allocations:
-            cause = "" if movable_node else "size given on the command line"
-            yield _allocations(view, "POL-ALLOC-MOVABLE", allocations, None, cause)
+    if view.swept and (allocations := _allocated(view, view.swept)):
+        cause = "" if view.movable_node else "size given on the command line"
+        yield _allocations(view, "POL-ALLOC-MOVABLE", allocations, None, cause)
+
+
+def _allocated(view: _View, regions: list[Region]) -> list[Allocation]:
+    """Allocations that touch one of `regions`, which are ascending."""
+    low, high = regions[0].start, regions[-1].end
+    near = [a for a in view.prediction.allocations if a.start < high and low < a.end]
+    return near if len(regions) == 1 else [a for a in near if _touches(a.start, a.end, regions)]
 
 
 def _allocations(
@@ -203,7 +213,7 @@ def _allocations(
 
 
 def _hot_not_movable(view: _View) -> Iterator[Finding]:
-    if not (view.hot and view.options.movable_node and view.outcome.zone_movable_start is not None):
+    if not (view.hot and view.movable_node and view.outcome.zone_movable_start is not None):
         return
     left_out = [r for r in view.hot if r.nid is not None and r.start < view.movable.get(r.nid, ADDRESS_LIMIT)]
     for cause, regions in (
@@ -225,7 +235,7 @@ def _hot_not_movable(view: _View) -> Iterator[Finding]:
 
 
 def _swept(view: _View) -> Iterator[Finding]:
-    if view.swept and view.options.movable_node:
+    if view.swept and view.movable_node:
         yield finding(
             "POL-SWEPT",
             where=f"node {view.swept[0].nid}, {_ranges(view.swept)}",
@@ -238,7 +248,7 @@ def _swept(view: _View) -> Iterator[Finding]:
 def _kernel_memory(view: _View) -> Iterator[Finding]:
     """Thresholds: `MEMORY_MAP_SHARE`, `KERNEL_RESERVE`, `MOVABLE_RATIO`."""
     if view.outcome.zone_movable_start is None:
-        regions = view.hot if view.options.movable_node else []
+        regions = view.hot if view.movable_node else []
         movable = sum(r.end - r.start for r in regions)
     else:
         starts = view.movable
@@ -407,7 +417,7 @@ def _blocks(view: _View) -> Iterator[Finding]:
     for cause, blocks in shared.items():
         yield finding(
             "POL-BLOCK-STRADDLE",
-            severity=None if view.options.movable_node else Severity.NOTE,
+            severity=None if view.movable_node else Severity.NOTE,
             where=f"memory block {_ranges(blocks)}",
             expected="hot-pluggable memory in blocks of its own",
             actual=f"the block holds memory of {cause}",
@@ -496,7 +506,7 @@ def _options(view: _View) -> Iterator[Finding]:
         ("movablecore=", options.movablecore or options.movablecore_percent),
     )
     core = next((name for name, value in given if value), "")
-    if not options.movable_node:
+    if not view.movable_node:
         if view.hot_entries and view.outcome.numa is NumaState.SRAT:
             yield finding(
                 "POL-OPTION-OFF",
@@ -546,7 +556,7 @@ def _all_hot(view: _View) -> Iterator[Finding]:
     if view.hot_entries and not view.plain_entries:
         yield finding(
             "POL-ALL-HOT",
-            severity=None if view.options.movable_node else Severity.NOTE,
+            severity=None if view.movable_node else Severity.NOTE,
             where=_entries(view.hot_entries),
             offset=view.hot_entries[0].offset,
             expected="memory without Hot Pluggable for the kernel",

@@ -15,7 +15,7 @@ from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.invariants import check
 from acpitk.fuzz.strategies import cases
 from acpitk.kernel.boot import predict
-from acpitk.kernel.policy import V6_1
+from acpitk.kernel.policy import POLICIES, V6_1
 from acpitk.kernel.prediction import Allocation, Prediction
 from acpitk.machine import ACPI_TABLES, KERNEL_IMAGE, Q35, Case, E820Entry, E820Type, Machine, Reserved
 from acpitk.outcome import NodeData, NumaReason, NumaState, Outcome, Region
@@ -418,6 +418,13 @@ def test_a_kernel_node_names_every_owner_and_its_cause_the_first() -> None:
     assert found.cause == KERNEL_IMAGE
     assert "kernel image" in found.actual
     assert "low memory" in found.actual
+
+
+@pytest.mark.parametrize(("policy", "silent"), [("seed-2013", True), ("v6.1", False)])
+def test_the_option_is_the_kernels_own_word(policy: str, silent: bool) -> None:
+    case = replace(GOOD, cmdline="movablenode")
+    found = of_rule(check(case, predict(case, POLICIES[policy])), "POL-OPTION-OFF")
+    assert (found == []) is silent
 
 
 def test_a_zero_length_entry_rejects_the_configuration_by_name() -> None:

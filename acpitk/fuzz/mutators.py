@@ -38,6 +38,8 @@ STEPS = (
     *(2 * MIB, 4 * MIB, 64 * MIB, SECTION_SIZE, GIB),
 )
 """Distances at which something changes: byte, page, coverage limit, ZONE_MOVABLE alignment, block, hole."""
+GAPS = (2 * KIB, PAGE_SIZE, MIB - PAGE_SIZE, MIB, MIB + PAGE_SIZE, SECTION_SIZE)
+"""Sizes of memory without an entry at which kernels change their mind."""
 DOMAINS = (1, 2, 7, 127, 254, 255, 256, 257, 1022, 1023, 1024, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
@@ -349,7 +351,7 @@ def flip_address_bit(entry: Memory, case: Case, rng: Random) -> Memory:
 @_memory_mutator
 def gap(entry: Memory, case: Case, rng: Random) -> Memory:
     """Leave a gap before or after one memory entry."""
-    size = min(rng.choice((2 * KIB, *STEPS)), entry.length)
+    size = min(rng.choice(GAPS), entry.length)
     if rng.random() < 0.5:
         return replace(entry, length=entry.length - size)
     return replace(entry, base=entry.base + size, length=entry.length - size)
@@ -378,6 +380,21 @@ def shift_boundary(entries: Entries, case: Case, rng: Random) -> Entries | None:
     step = max(-low.length, min(_signed_step(rng), high.length))
     entries[i] = replace(low, length=low.length + step).encode()
     entries[j] = replace(high, base=high.base + step, length=high.length - step).encode()
+    return entries
+
+
+@_entries_mutator
+def nudge_hot_start(entries: Entries, case: Case, rng: Random) -> Entries | None:
+    """Move the start of one hot memory entry up, with the end of what adjoins it, off its alignment."""
+    hot = [(i, entry) for i, entry in _memories(entries) if entry.hot and entry.length > SECTION_SIZE]
+    if not hot:
+        return None
+    index, entry = rng.choice(hot)
+    step = rng.choice((1, 100, PAGE_SIZE, MIB, 4 * MIB, 64 * MIB))
+    for i, low in _memories(entries):
+        if low.end == entry.base:
+            entries[i] = replace(low, length=low.length + step).encode()
+    entries[index] = replace(entry, base=entry.base + step, length=entry.length - step).encode()
     return entries
 
 
@@ -647,6 +664,17 @@ def split_range(entry: Memory, case: Case, rng: Random) -> Sequence[Memory]:
         domain=entry.domain + rng.choice((0, 0, 1, 2)),
     )
     return (replace(entry, length=at), upper)
+
+
+@_memory_mutator
+def half_hot(entry: Memory, case: Case, rng: Random) -> Sequence[Memory]:
+    """Make one half of a memory entry hot and the other not, in the same domain."""
+    half = align_down(entry.length // 2, rng.choice((PAGE_SIZE, 64 * MIB, SECTION_SIZE)))
+    flags = rng.sample((entry.flags | HOT_PLUGGABLE, entry.flags & ~HOT_PLUGGABLE), 2)
+    return (
+        replace(entry, length=half, flags=flags[0]),
+        replace(entry, base=entry.base + half, length=entry.length - half, flags=flags[1]),
+    )
 
 
 @_memory_mutator

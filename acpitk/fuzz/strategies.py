@@ -6,13 +6,15 @@ tables are made from these by `acpitk.fuzz.mutators`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, SearchStrategy
+from hypothesis.strategies import SearchStrategy
 
 from acpitk.errors import UsageError
 from acpitk.machine import Q35, Case
@@ -137,124 +139,162 @@ def machines(
 def cmdlines() -> SearchStrategy[str]:
     """Kernel command lines that steer nodes and zones, often plain `movable_node`."""
     amounts = st.sampled_from(("512M", "1G", "1500M", "25%", "50%", "100%"))
-    options = st.one_of(
-        st.just("movable_node"),
+    others = st.one_of(
         st.builds("kernelcore={}".format, amounts),
         st.just("kernelcore=mirror"),
         st.builds("movablecore={}".format, amounts),
         st.builds("mem={}".format, st.sampled_from(("768M", "1G", "3G"))),
         st.sampled_from(("numa=off", "numa=noacpi")),
     )
-    mixtures = st.lists(options, max_size=3, unique_by=lambda option: option.split("=")[0])
-    with_movable_node = options.map(lambda option: f"movable_node {option}")
-    return st.just("movable_node") | mixtures.map(" ".join) | with_movable_node
+    movable_node = st.just("movable_node")
+    mixtures = st.lists(movable_node | others, max_size=3, unique_by=lambda option: option.split("=")[0])
+    return movable_node | mixtures.map(" ".join) | others.map("movable_node {}".format)
 
 
-@st.composite
-def srats(draw: DrawFn, *, machine: Q35 | None = None, max_nodes: int = 8) -> Srat:
+def srats(*, machine: Q35 | None = None, max_nodes: int = 8) -> SearchStrategy[Srat]:
     """Well-formed SRATs whose nodes cover the RAM of a guest (default: any of `machines()`).
 
     Nodes may be hot, unevenly sized, numbered out of order or sparsely; there may be promises of memory
     beyond RAM, disabled entries, generic initiators and unknown entries.
     """
-    machine = machine or draw(machines())
-    numbers = draw(st.sampled_from(_NUMBERINGS))
-    pieces = _pieces(machine, draw(_cuts(machine.memory, max_nodes)), draw(st.booleans()))
-    domains = [numbers[node] for node in range(1 + max(node for node, _, _ in pieces))]
+    machines_used = machines() if machine is None else st.just(machine)
+    return st.builds(_realise, machines_used, _plans(max_nodes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Where a piece of RAM starts: `at` times `unit` bytes, holes not counted, modulo the size of RAM."""
+
+    unit: int
+    at: int
+    hot: bool
+    opens_node: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A topology before it meets a machine, so that all its parts are drawn from constant strategies.
+
+    Args:
+        cuts: the pieces after the first, which starts at 0 and is not hot.
+        numbering: node in address order -> proximity domain.
+        split_bios: leave 640 KiB to 1 MiB out of the first range, as firmware does.
+        processors: nodes of the processors, modulo the number of nodes; none means one on each node.
+        wide: processors by x2APIC ID.
+        extras: makes entries from (end of RAM, domain); the domain is that of the node, or a new one.
+    """
+
+    cuts: Sequence[_Cut]
+    numbering: Sequence[int]
+    split_bios: bool
+    processors: Sequence[int]
+    wide: bool
+    extras: Sequence[tuple[int, Callable[[int, int], Entry]]]
+    revision: int
+
+
+@lru_cache
+def _plans(max_nodes: int) -> SearchStrategy[_Plan]:
+    units = st.sampled_from((SECTION_SIZE, 64 * MIB, 4 * MIB, MIB))
+    cuts = st.builds(_Cut, units, st.integers(1, 0xFFFF), st.booleans(), st.sampled_from((True, True, False)))
+    nodes = st.integers(0, 63)
+    return st.builds(
+        _Plan,
+        cuts=st.lists(cuts, max_size=max_nodes - 1),
+        numbering=st.sampled_from(
+            (range(64), (1, 0, *range(2, 64)), range(63, -1, -1), range(0, 1024, 16)),
+        ),
+        split_bios=st.booleans(),
+        processors=st.lists(nodes, max_size=8),
+        wide=st.booleans(),
+        extras=st.lists(st.tuples(nodes, st.one_of(_beyond_ram(), _disabled(), _others())), max_size=2),
+        revision=st.sampled_from((3, 3, 2, 1)),
+    )
+
+
+def _beyond_ram() -> SearchStrategy[Callable[[int, int], Entry]]:
+    return st.builds(
+        lambda gap, length, flags: (
+            lambda end, domain: MemoryAffinity(
+                proximity_domain=domain, base=end + gap, length=length, flags=flags
+            )
+        ),
+        st.sampled_from((0, SECTION_SIZE, 64 * GIB)),
+        st.sampled_from((SECTION_SIZE, GIB, 1 << 40)),
+        st.sampled_from((HOT, MemoryFlags.ENABLED)),
+    )
+
+
+def _disabled() -> SearchStrategy[Callable[[int, int], Entry]]:
+    return st.just(
+        lambda end, domain: MemoryAffinity(proximity_domain=domain, base=0, length=0, flags=MemoryFlags(0))
+    )
+
+
+def _others() -> SearchStrategy[Callable[[int, int], Entry]]:
+    def settle(entry: Entry) -> Callable[[int, int], Entry]:
+        if isinstance(entry, UnknownEntry):
+            return lambda end, domain: entry
+        return lambda end, domain: replace(entry, proximity_domain=domain)
+
+    return (generic_affinities(domains=st.just(0)) | unknown_entries()).map(settle)
+
+
+def _realise(machine: Q35, plan: _Plan) -> Srat:
+    pieces = _pieces(machine, plan)
+    nodes = 1 + max(node for node, _, _ in pieces)
     memory = [
         MemoryAffinity(
-            proximity_domain=numbers[node],
+            proximity_domain=plan.numbering[node],
             base=span.start,
             length=span.size,
             flags=HOT if hot else MemoryFlags.ENABLED,
         )
         for node, hot, span in pieces
     ]
-    return build_srat(
-        (*draw(_processors(domains)), *memory, *draw(st.lists(_extras(machine, domains), max_size=2))),
-        revision=draw(st.sampled_from((3, 3, 2, 1))),
-    )
+    homes = [plan.numbering[node % nodes] for node in plan.processors or range(nodes)]
+    processors: list[Entry] = [
+        X2ApicAffinity(proximity_domain=domain, x2apic_id=index)
+        if plan.wide
+        else ProcessorAffinity(proximity_domain=domain, apic_id=index)
+        for index, domain in enumerate(homes)
+    ]
+    end = machine.ram[-1].end
+    extras = [make(end, plan.numbering[node % (nodes + 1)]) for node, make in plan.extras]
+    return build_srat((*processors, *memory, *extras), revision=plan.revision)
 
 
-_NUMBERINGS = (tuple(range(64)), (1, 0, *range(2, 64)), tuple(range(63, -1, -1)), tuple(range(0, 1024, 16)))
-"""Node in address order -> proximity domain."""
-
-
-def _cuts(memory: int, max_nodes: int) -> SearchStrategy[list[tuple[int, bool, bool]]]:
-    """Where pieces start (bytes of RAM, counted without holes), whether each is hot, and opens a new node."""
-    units = st.sampled_from([unit for unit in (SECTION_SIZE, 64 * MIB, 4 * MIB, MIB) if unit < memory])
-    starts = units.flatmap(lambda unit: st.integers(1, memory // unit - 1).map(lambda at: at * unit))
-    usual = st.just(True)
-    return st.lists(
-        st.tuples(starts, st.booleans(), usual | usual | st.booleans()),
-        max_size=max_nodes - 1,
-        unique_by=lambda cut: cut[0],
-    ).map(sorted)
-
-
-def _pieces(
-    machine: Q35, cuts: Sequence[tuple[int, bool, bool]], split_bios: bool
-) -> list[tuple[int, bool, PhysRange]]:
-    """(node in address order, hot, range) of all RAM; `split_bios` leaves out 640 KiB to 1 MiB."""
-    out = []
-    bios = [PhysRange(0, 640 * KIB), PhysRange(MIB, machine.low_end)]
-    ram = [*(bios if split_bios else [machine.ram[0]]), *machine.ram[1:]]
+def _pieces(machine: Q35, plan: _Plan) -> list[tuple[int, bool, PhysRange]]:
+    """(node in address order, hot, range), covering all RAM in address order."""
     above = 4 * GIB - machine.low_end
-    starts = [0, *(at if at < machine.low_end else at + above for at, _, _ in cuts), ADDRESS_LIMIT]
-    node = 0
-    for index, (_, hot, opens) in enumerate([(0, False, False), *cuts]):
+    cuts = {0: (False, False)}
+    for cut in plan.cuts:
+        offset = cut.at * cut.unit % machine.memory
+        start = offset if offset < machine.low_end else offset + above
+        cuts.setdefault(start, (cut.hot, cut.opens_node))
+    bios = [PhysRange(0, 640 * KIB), PhysRange(MIB, machine.low_end)]
+    ram = [*(bios if plan.split_bios else machine.ram[:1]), *machine.ram[1:]]
+    node, out = 0, []
+    for start, end in pairwise([*sorted(cuts), ADDRESS_LIMIT]):
+        hot, opens = cuts[start]
         node += opens
-        span = PhysRange(starts[index], starts[index + 1])
-        out += [(node, hot, part) for r in ram if (part := r.intersect(span)) is not None]
+        out += [(node, hot, part) for r in ram if (part := r.intersect(PhysRange(start, end))) is not None]
     return out
 
 
-def _processors(domains: Sequence[int]) -> SearchStrategy[list[Entry]]:
-    """Enabled processors with consecutive IDs; the first node first, so that node 0 is where it should be."""
-    kinds = st.sampled_from((_apic, _x2apic))
-    order = st.just(list(domains)) | st.lists(st.sampled_from(domains), min_size=1, max_size=8)
-    return st.builds(lambda make, chosen: [make(d, i) for i, d in enumerate(chosen)], kinds, order)
-
-
-def _apic(domain: int, index: int) -> Entry:
-    return ProcessorAffinity(proximity_domain=domain, apic_id=index)
-
-
-def _x2apic(domain: int, index: int) -> Entry:
-    return X2ApicAffinity(proximity_domain=domain, x2apic_id=index)
-
-
-def _extras(machine: Q35, domains: Sequence[int]) -> SearchStrategy[Entry]:
-    chosen = st.sampled_from((*domains, max(domains) + 1))
-    end = machine.ram[-1].end
-    beyond = st.builds(
-        lambda domain, gap, length, flags: MemoryAffinity(
-            proximity_domain=domain, base=end + gap, length=length, flags=flags
-        ),
-        chosen,
-        st.sampled_from((0, SECTION_SIZE, 64 * GIB)),
-        st.sampled_from((SECTION_SIZE, GIB, 1 << 40)),
-        st.sampled_from((HOT, MemoryFlags.ENABLED)),
-    )
-    disabled = st.builds(
-        MemoryAffinity,
-        proximity_domain=chosen,
-        base=st.just(0),
-        length=st.just(0),
-        flags=st.just(MemoryFlags(0)),
-    )
-    return st.one_of(beyond, disabled, generic_affinities(domains=chosen), unknown_entries())
+_Distance = tuple[int, int, int, bool]
+_SPECIAL: SearchStrategy[list[_Distance]] = st.lists(
+    st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(11, 255), st.booleans()), max_size=4
+)
+"""Distances that are not 20: from, to, distance, and whether the way back differs."""
 
 
 def slits(*, min_localities: int = 1, max_localities: int = 8) -> SearchStrategy[Slit]:
     """Well-formed SLITs: 10 on the diagonal, 20 elsewhere, and up to four of 11 to 255 set apart."""
-    sizes = st.integers(min_localities, max_localities)
-    cell = st.integers(0, max_localities - 1)
-    special = st.lists(st.tuples(cell, cell, st.integers(11, 255), st.booleans()), max_size=4)
-    return st.builds(_slit, sizes, special)
+    return st.builds(_slit, st.integers(min_localities, max_localities), _SPECIAL)
 
 
-def _slit(size: int, special: Sequence[tuple[int, int, int, bool]]) -> Slit:
+def _slit(size: int, special: Sequence[_Distance]) -> Slit:
     rows = [[10 if i == j else 20 for j in range(size)] for i in range(size)]
     for i, j, distance, one_way in special:
         if i != j and max(i, j) < size:
@@ -264,16 +304,19 @@ def _slit(size: int, special: Sequence[tuple[int, int, int, bool]]) -> Slit:
     return build_slit(rows)
 
 
-@st.composite
-def cases(draw: DrawFn, *, machine: Q35 | None = None, max_nodes: int = 8) -> Case:
+def cases(*, machine: Q35 | None = None, max_nodes: int = 8) -> SearchStrategy[Case]:
     """Bootable cases: a guest (default: any of `machines()`), an SRAT that covers it, perhaps a SLIT."""
-    machine = machine or draw(machines())
-    srat = draw(srats(machine=machine, max_nodes=max_nodes))
-    highest = max((entry.proximity_domain for entry in srat.memory_affinities()), default=0)
-    fitting = slits(min_localities=highest + 1, max_localities=highest + 1) if highest < 8 else slits()
-    matching = draw(st.none() | fitting)
-    tables = [encode_srat(srat)] + ([] if matching is None else [encode_slit(matching)])
-    return Case(machine=machine, tables=tuple(tables), cmdline=draw(cmdlines()))
+    machines_used = machines() if machine is None else st.just(machine)
+    return st.builds(_case, machines_used, _plans(max_nodes), st.none() | _SPECIAL, cmdlines())
+
+
+def _case(machine: Q35, plan: _Plan, special: Sequence[_Distance] | None, cmdline: str) -> Case:
+    srat = _realise(machine, plan)
+    tables = [encode_srat(srat)]
+    if special is not None:
+        highest = max(entry.proximity_domain for entry in srat.memory_affinities())
+        tables.append(encode_slit(_slit(min(highest + 1, 8), special)))
+    return Case(machine=machine, tables=tuple(tables), cmdline=cmdline)
 
 
 @lru_cache(maxsize=4)

@@ -61,10 +61,10 @@ def test_every_mutator_changes_something_and_the_same_for_the_same_seed(name: st
 
 
 @pytest.mark.parametrize("name", MUTATORS)
-@pytest.mark.parametrize("case", ODD_CASES)
-def test_every_mutator_takes_any_case(name: str, case: Case) -> None:
-    for seed in range(20):
-        assert isinstance(MUTATORS[name].apply(case, Random(seed)), Case)
+def test_every_mutator_takes_any_case(name: str) -> None:
+    for case in ODD_CASES:
+        for seed in range(20):
+            assert isinstance(MUTATORS[name].apply(case, Random(seed)), Case)
 
 
 @given(cases(), st.integers(0, 1 << 32), st.integers(0, 12))

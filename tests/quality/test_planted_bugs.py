@@ -26,8 +26,8 @@ from acpitk.tables.srat import MemoryAffinity, ProcessorAffinity, Srat, decode_s
 
 SEEDS = tuple(s.case for _, s in load_corpus(Path(__file__).resolve().parents[2] / "corpus").cases)
 BUDGET = 3000
-"""Iterations with one seed. The rarest plants (a gap of exactly 1 MiB, a hot start inside a page, kernelcore=mirror
-on a half-hot node) take 100 to 3000, so those in the model are looked for with up to three seeds."""
+"""Iterations with one seed. The rarest plants (a gap of exactly 1 MiB, a hot start inside a page, mirror and
+a half-hot node) take 100 to 3000, so those in the model are looked for with up to three seeds."""
 SEEDS_OF_CHANCE = (1, 2, 3)
 V6_1 = POLICIES["v6.1"]
 

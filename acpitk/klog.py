@@ -95,7 +95,7 @@ _TRACE = re.compile(
     r"_{0,2}memblock_(reserve|add|remove|free|phys_free): \[0x([0-9a-f]+)-0x([0-9a-f]+)\].* (\S+)$"
 )
 _REQUEST = re.compile(
-    r"memblock_(?:phys_)?alloc\w*: (\d+) bytes align=0x([0-9a-f]+) (?:nid=(-?\d+) )?"
+    r"(memblock_(?:phys_)?alloc\w*): (\d+) bytes align=0x([0-9a-f]+) (?:nid=(-?\d+) )?"
     r"from=0x([0-9a-f]+) max_addr=0x([0-9a-f]+) (\S+)$"
 )
 
@@ -135,9 +135,10 @@ class MemblockCall:
     """One line of `memblock=debug`.
 
     Args:
-        call: `reserve`, `add`, `remove`, `free` or `alloc` (a request; the reservation follows).
-        start, end: bytes; for `alloc` the bounds asked for, `end` 0 is no bound.
-        size, align: bytes, `alloc` only.
+        call: `reserve`, `add`, `remove`, `free`, or the allocating function (a request; where it is met the
+            reservation follows).
+        start, end: bytes; for a request the bounds asked for, `end` 0 or 1 is no bound.
+        size, align: bytes, requests only.
         nid: node asked for, None where any or not printed.
         caller: the kernel function, without offset.
     """
@@ -227,9 +228,9 @@ def memblock_trace(console: str) -> tuple[MemblockCall, ...]:
             size = align = 0
             nid = None
         elif match := _REQUEST.match(line):
-            call, start, end = "alloc", int(match[4], 16), int(match[5], 16)
-            size, align = int(match[1]), int(match[2], 16)
-            nid = int(match[3]) if match[3] and match[3] != "-1" else None
+            call, start, end = match[1], int(match[5], 16), int(match[6], 16)
+            size, align = int(match[2]), int(match[3], 16)
+            nid = int(match[4]) if match[4] and match[4] != "-1" else None
         else:
             continue
         caller = match[match.lastindex or 0].partition("+")[0]

@@ -21,7 +21,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "machine": (*_BASE, "tables"),
     "kernel": _VALUES,
     "klog": (*_BASE, "machine", "outcome"),
-    "checks": (*_VALUES, "kernel"),
+    "checks": (*_VALUES, "kernel", "klog"),
     "fuzz": (*_VALUES, "kernel", "checks"),
     "iasl": (*_BASE, "tables", "checks"),
     "qemu": (*_BASE, "machine", "outcome", "klog"),

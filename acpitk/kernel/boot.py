@@ -82,6 +82,8 @@ class _Boot:
                 Allocation(purpose=purpose, start=start, end=end, wanted_nid=None if nid == NO_NID else nid)
                 for purpose, start, end, nid in self.mb.log
             ),
+            skips_hotplug=self.early.memblock.skips_hotplug,
+            bottom_up=self.early.memblock.bottom_up,
         )
 
     def _numa(self) -> None:

@@ -67,6 +67,7 @@ class Prediction:
         kernel_nodes: node -> owners of the reserved memory that made it a kernel node, only for nodes
             where firmware asked for hotplug and lost it.
         allocations: early allocations the model placed, in order.
+        skips_hotplug, bottom_up: how memblock allocates until the SRAT is parsed.
     """
 
     outcome: Outcome
@@ -74,3 +75,5 @@ class Prediction:
     entries: tuple[EntryVerdict, ...] = ()
     kernel_nodes: Mapping[int, tuple[str, ...]]
     allocations: tuple[Allocation, ...] = ()
+    skips_hotplug: bool = False
+    bottom_up: bool = False

@@ -148,7 +148,7 @@ def _distance_table(console: str, ram: int, machine: Q35) -> tuple[bytes, ...]:
     wanted = 0
     for call in klog.memblock_trace(console):
         asked = call.caller == "numa_alloc_distance"
-        if call.call == "alloc":
+        if call.call.startswith("memblock_"):
             wanted = call.size if asked else 0
         elif call.call == "reserve" and (asked or call.end - call.start == wanted):
             place, wanted = (call.start, call.end), 0

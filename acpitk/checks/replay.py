@@ -1,0 +1,148 @@
+"""Every boot-time allocation of a real boot, asked of the model's memblock again.
+
+`memblock=debug` prints each request and the reservation that answers it. Starting from the first dump of
+memblock the same requests must get the same addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from acpitk.kernel.memblock import FLAG_NAMES, NO_NID, Memblock, Row
+from acpitk.kernel.prediction import EntryUse, Prediction
+from acpitk.klog import FirmwareFacts, MemblockCall
+from acpitk.outcome import Outcome, Region
+
+_ANSWER = "memblock_alloc_range_nid"
+_DISTANCES = "numa_alloc_distance"
+_CACHE_LINE = 64
+_BITS = {name: bit for bit, name in FLAG_NAMES.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """One request: what the kernel got and what the model's memblock gives; 0 is no memory.
+
+    Args:
+        request: the call as printed; for pg_data_t, whose request is not printed, its reservation.
+        kernel, model: physical addresses, bytes.
+    """
+
+    request: MemblockCall
+    kernel: int
+    model: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both got the same address."""
+        return self.kernel == self.model
+
+
+def replay(
+    trace: Sequence[MemblockCall],
+    facts: FirmwareFacts,
+    booted: Outcome,
+    prediction: Prediction,
+    *,
+    max_numnodes: int,
+) -> list[Replayed]:
+    """Ask the model's memblock every request of a boot, in order.
+
+    Args:
+        trace: `klog.memblock_trace` of the console.
+        facts: its first memblock dump.
+        booted: the parsed console; its memory rows are memblock.memory once NUMA init is done.
+        prediction: for the allocator's options and the hotplug marks while the SRAT is parsed.
+        max_numnodes: MAX_NUMNODES, which as a node means any (memblock_alloc_range_nid).
+    """
+    if facts.memory is None or facts.reserved is None:
+        return []
+    mb = Memblock(
+        skips_hotplug=prediction.skips_hotplug,
+        bottom_up=prediction.bottom_up,
+        marks_kernel=False,
+    )
+    mb.memory, mb.reserved = _rows(facts.memory), _rows(facts.reserved)
+    mb.reserved_max = mb.memory_max = 1 << 30
+    calls = trace[_after_setup(trace) :]
+    out: list[Replayed] = []
+    numa_done = False
+    for index, call in enumerate(calls):
+        if call.call in ("add", "remove"):
+            continue
+        if call.call == "free":
+            mb.free(call.start, call.end)
+        elif call.call != "reserve":
+            if call.caller == _DISTANCES:
+                _mark(mb, prediction)
+            following = calls[index + 1] if index + 1 < len(calls) else None
+            met = following is not None and following.call == "reserve" and following.caller == _ANSWER
+            out.append(
+                Replayed(
+                    request=call,
+                    kernel=following.start if met and following is not None else 0,
+                    model=_ask(mb, call, max_numnodes),
+                )
+            )
+        else:
+            if call.caller == _ANSWER and (index == 0 or not _is_request(calls[index - 1])):
+                if not numa_done and booted.memory is not None:
+                    mb.memory, mb.bottom_up, numa_done = _rows(booted.memory), False, True
+                out.append(_node_data(mb, call, booted))
+            mb.reserve(call.start, call.end)
+    return out
+
+
+def _is_request(call: MemblockCall) -> bool:
+    return call.call not in ("reserve", "free", "add", "remove")
+
+
+def _after_setup(trace: Sequence[MemblockCall]) -> int:
+    """Index of the first call after e820__memblock_setup()."""
+    last = max((i for i, call in enumerate(trace) if call.call == "add"), default=-1)
+    return last + 1
+
+
+def _ask(mb: Memblock, call: MemblockCall, max_numnodes: int) -> int:
+    """memblock_alloc_range_nid(), and the second try of memblock_alloc_internal()."""
+    end = call.end if call.end > 1 else 0
+    nid = NO_NID if call.nid is None or call.nid == max_numnodes else call.nid
+    nids = [nid] if nid == NO_NID or "exact_nid" in call.call else [nid, NO_NID]
+    starts = [call.start] if call.call == "memblock_phys_alloc_range" else [call.start, 0]
+    for start in starts:
+        for wanted in nids:
+            if found := mb.find(call.size, call.align, start, end, wanted):
+                return found
+    return 0
+
+
+def _node_data(mb: Memblock, call: MemblockCall, booted: Outcome) -> Replayed:
+    """alloc_node_data(): memblock_phys_alloc_try_nid() prints no request."""
+    nid = next((n.nid for n in booted.node_data or () if n.start == call.start), NO_NID)
+    size = call.end - call.start
+    model = mb.find(size, _CACHE_LINE, 0, 0, nid) or mb.find(size, _CACHE_LINE, 0, 0, NO_NID)
+    return Replayed(request=call, kernel=call.start, model=model)
+
+
+def _mark(mb: Memblock, prediction: Prediction) -> None:
+    for entry in prediction.entries:
+        if entry.hotplug and entry.use in (
+            EntryUse.ACCEPTED,
+            EntryUse.WRAPPED,
+            EntryUse.EMPTY,
+            EntryUse.NOT_RAM,
+        ):
+            mb.mark_hotplug(entry.base, entry.length)
+
+
+def _rows(regions: Iterable[Region]) -> list[Row]:
+    return [
+        (
+            region.start,
+            region.end,
+            NO_NID if region.nid is None else region.nid,
+            sum(_BITS.get(flag, 0) for flag in region.flags),
+        )
+        for region in regions
+    ]

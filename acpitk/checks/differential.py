@@ -17,7 +17,7 @@ from typing import Any
 
 from acpitk.checks.catalogue import finding
 from acpitk.checks.finding import Finding, Severity
-from acpitk.outcome import NodeData, Outcome, Region
+from acpitk.outcome import Block, NodeData, Outcome, Region
 
 _LISTED = 3
 """Differences spelled out in a finding; all of them are in the comparison."""
@@ -195,22 +195,20 @@ def _node_data_text(row: NodeData) -> str:
     return f"{_span(row)} on node {row.on_nid}"
 
 
-def _block_text(row: Any) -> str:
-    return ", ".join(
-        (
-            "no node" if row.nid is None else f"node {row.nid}",
-            f"zone {row.zone or 'none'}",
-            "removable" if row.removable else "not removable",
-        )
-    )
+def _block_text(row: Block, *, verdict: bool) -> str:
+    words = ["no node" if row.nid is None else f"node {row.nid}", f"zone {row.zone or 'none'}"]
+    return ", ".join([*words, "removable" if row.removable else "not removable"] if verdict else words)
 
 
-def _block_rows(expected: Iterable[Any], actual: Iterable[Any]) -> Rows:
-    """Memory blocks; `reason` is prose and not compared."""
-    before, after = ({_span(b): _block_text(b) for b in blocks} for blocks in (expected, actual))
-    for span in sorted(before.keys() | after.keys(), key=lambda text: int(text.split("-")[0], 16)):
-        if before.get(span) != after.get(span):
-            yield f"block {span}", before.get(span, _ABSENT), after.get(span, _ABSENT)
+def _block_rows(expected: Iterable[Block], actual: Iterable[Block]) -> Rows:
+    """Memory blocks; `reason` is prose and not compared, and `removable` only where both are certain."""
+    before, after = ({(b.start, b.end): b for b in blocks} for blocks in (expected, actual))
+    for bounds in sorted(before.keys() | after.keys()):
+        sides = before.get(bounds), after.get(bounds)
+        verdict = all(side is None or side.certain for side in sides)
+        left, right = (_block_text(side, verdict=verdict) if side else _ABSENT for side in sides)
+        if left != right:
+            yield f"block {bounds[0]:#x}-{bounds[1]:#x}", left, right
 
 
 _FIELDS: Mapping[str, tuple[str, Callable[[Any, Any], Rows]]] = {

@@ -13,6 +13,7 @@ from acpitk.kernel.memblock import FLAG_NAMES, NO_NID, Memblock, Row
 from acpitk.kernel.prediction import EntryUse, Prediction
 from acpitk.klog import FirmwareFacts, MemblockCall
 from acpitk.outcome import Outcome, Region
+from acpitk.ranges import PAGE_SIZE
 
 _ANSWER = "memblock_alloc_range_nid"
 _DISTANCES = "numa_alloc_distance"
@@ -25,7 +26,7 @@ class Replayed:
     """One request: what the kernel got and what the model's memblock gives; 0 is no memory.
 
     Args:
-        request: the call as printed; for pg_data_t, whose request is not printed, its reservation.
+        request: the call as printed; its reservation, where the kernel does not print the request.
         kernel, model: physical addresses, bytes.
     """
 
@@ -67,6 +68,7 @@ def replay(
     mb.reserved_max = mb.memory_max = 1 << 30
     calls = trace[_after_setup(trace) :]
     out: list[Replayed] = []
+    node_data = {node.start: node.nid for node in booted.node_data or ()}
     numa_done = False
     for index, call in enumerate(calls):
         if call.call in ("add", "remove"):
@@ -87,9 +89,10 @@ def replay(
             )
         else:
             if call.caller == _ANSWER and (index == 0 or not _is_request(calls[index - 1])):
-                if not numa_done and booted.memory is not None:
+                nid = node_data.get(call.start)
+                if nid is not None and not numa_done and booted.memory is not None:
                     mb.memory, mb.bottom_up, numa_done = _rows(booted.memory), False, True
-                out.append(_node_data(mb, call, booted))
+                out.append(_unprinted(mb, call, nid))
             mb.reserve(call.start, call.end)
     return out
 
@@ -117,11 +120,13 @@ def _ask(mb: Memblock, call: MemblockCall, max_numnodes: int) -> int:
     return 0
 
 
-def _node_data(mb: Memblock, call: MemblockCall, booted: Outcome) -> Replayed:
-    """alloc_node_data(): memblock_phys_alloc_try_nid() prints no request."""
-    nid = next((n.nid for n in booted.node_data or () if n.start == call.start), NO_NID)
+def _unprinted(mb: Memblock, call: MemblockCall, nid: int | None) -> Replayed:
+    """memblock_phys_alloc_try_nid() of a pg_data_t (`nid`), or 5.10's memblock_phys_alloc_range()."""
     size = call.end - call.start
-    model = mb.find(size, _CACHE_LINE, 0, 0, nid) or mb.find(size, _CACHE_LINE, 0, 0, NO_NID)
+    if nid is None:
+        model = mb.find(size, PAGE_SIZE, 0, 0, NO_NID)
+    else:
+        model = mb.find(size, _CACHE_LINE, 0, 0, nid) or mb.find(size, _CACHE_LINE, 0, 0, NO_NID)
     return Replayed(request=call, kernel=call.start, model=model)
 
 

@@ -66,7 +66,11 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A memory block and whether it can be offlined. `zone` None: no single zone."""
+    """A memory block and whether it can be offlined. `zone` None: no single zone.
+
+    `certain` False: a forecast that what the running kernel puts there may prove wrong; `removable` is then
+    False, because nothing guarantees it.
+    """
 
     start: int
     end: int
@@ -74,6 +78,7 @@ class Block:
     zone: str | None
     removable: bool
     reason: str
+    certain: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,4 +147,5 @@ def _block_json(block: Block) -> dict[str, Any]:
         out["nid"] = block.nid
     if block.zone is not None:
         out["zone"] = block.zone
-    return out | {"removable": block.removable, "reason": block.reason}
+    out |= {"removable": block.removable, "reason": block.reason}
+    return out if block.certain else out | {"certain": False}

@@ -77,8 +77,10 @@ def _run(
     start: int, end: int, size: int, nid: int | None, zone: str | None, reason: BlockReason
 ) -> tuple[Block, ...]:
     """Neighbouring blocks that share one verdict."""
-    removable = reason is BlockReason.MOVABLE
-    return tuple(Block(at, at + size, nid, zone, removable, reason.value) for at in range(start, end, size))
+    removable, certain = reason is BlockReason.MOVABLE, reason is not BlockReason.KERNEL_ZONE
+    return tuple(
+        Block(at, at + size, nid, zone, removable, reason.value, certain) for at in range(start, end, size)
+    )
 
 
 def _verdict(

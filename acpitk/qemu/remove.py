@@ -1,0 +1,172 @@
+"""Offlines every memory block of a real guest, one at a time, and brings it back before the next."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from acpitk import klog
+from acpitk.machine import Case
+from acpitk.outcome import Block, Outcome, Zone
+from acpitk.qemu.image import KernelImage
+from acpitk.qemu.userspace import FileError, Guest, GuestDiedError, initrd, running, with_initrd
+from acpitk.ranges import PAGE_SIZE
+
+MEMORY, NODES = "/sys/devices/system/memory", "/sys/devices/system/node"
+OFFLINED = "offlined"
+_TRIES = 3
+"""Attempts at a block that answers EBUSY: pages in flight make it fail for a moment."""
+_FAILED = re.compile(r"memory offlining \[mem 0x[0-9a-f]+-0x[0-9a-f]+\] failed due to (.+)")
+_ZONE = re.compile(
+    r"^Node (\d+), zone +(\w+)\n(?:(?!Node ).*\n)*? +spanned +(\d+)\n +present +([1-9]\d*)\n"
+    r"(?:(?!Node ).*\n)*? +start_pfn: +(\d+)$",
+    re.MULTILINE,
+)
+_ERRORS = {"EINVAL": "no single zone", "EBUSY": "busy"}
+"""What an errno of offlining stands for where the kernel printed nothing (memory_block_offline())."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovalResult:
+    """One boot to userspace.
+
+    Args:
+        case: the case that was booted: the given one with the initrd that holds userspace.
+        outcome: what was observed; `blocks` is None where the guest died, `panic` says how.
+        console: everything the kernel printed.
+        seconds: wall time.
+    """
+
+    case: Case
+    outcome: Outcome
+    console: str
+    seconds: float
+
+
+def remove(
+    case: Case,
+    image: KernelImage,
+    *,
+    qemu: Path | None = None,
+    timeout: float = 120,
+    stop: threading.Event | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> RemovalResult:
+    """Boot `case` to userspace and offline every memory block.
+
+    Each block is offlined alone: it is online again in its old zone before the next one is tried. An EBUSY
+    is tried again twice. A block the kernel lets go is `removable`; `reason` is the errno and the kernel's
+    words for it.
+
+    Raises:
+        UsageError, ToolError: as `runner.boot` and `userspace.build_init`.
+    """
+    archive = initrd()
+    case = with_initrd(case, len(archive))
+    begun = time.monotonic()
+    with running(case, image, initrd=archive, qemu=qemu, timeout=timeout, stop=stop) as guest:
+        try:
+            guest.greeting()
+            progress("userspace runs")
+            console = guest.console
+            seen = observed(guest)
+            tried = tuple(_try(guest, block) for block in seen.blocks or ())
+            outcome = replace(seen, blocks=tried, panic=None)
+            ended = "marker"
+        except GuestDiedError as death:
+            console, ended, outcome = guest.console, death.end, Outcome(source="boot", kernel=image.name)
+        log = klog.parse(console, kernel=image.name, ended=ended)
+        return RemovalResult(
+            case=case,
+            outcome=replace(log, zones=outcome.zones, distances=outcome.distances, blocks=outcome.blocks),
+            console=guest.console,
+            seconds=time.monotonic() - begun,
+        )
+
+
+def observed(guest: Guest) -> Outcome:
+    """Zones, distances and memory blocks as userspace sees them; a block that is online counts as one that
+    was not tried: `removable` False, `reason` its state."""
+    zoneinfo = guest.read("/proc/zoneinfo")
+    return Outcome(
+        source="boot",
+        kernel="",
+        zones=None if isinstance(zoneinfo, FileError) else zones(zoneinfo),
+        distances=distances(guest.each(NODES, "distance"), guest.read(f"{NODES}/possible")),
+        blocks=blocks(guest),
+    )
+
+
+def zones(zoneinfo: str) -> tuple[Zone, ...]:
+    """The populated zones in the text of /proc/zoneinfo (zoneinfo_show_print(), mm/vmstat.c)."""
+    return tuple(
+        Zone(int(nid), name, int(start) * PAGE_SIZE, (int(start) + int(spanned)) * PAGE_SIZE)
+        for nid, name, spanned, _, start in _ZONE.findall(zoneinfo)
+    )
+
+
+def distances(rows: dict[str, str], possible: str | FileError) -> tuple[tuple[int, ...], ...] | None:
+    """The matrix in node*/distance; None unless every possible node is online and so has a row."""
+    side = len(rows)
+    if isinstance(possible, FileError) or possible.strip() not in (f"0-{side - 1}", "0"[: side == 1]):
+        return None
+    return tuple(tuple(map(int, rows[f"node{nid}"].split())) for nid in range(side))
+
+
+def blocks(guest: Guest) -> tuple[Block, ...]:
+    """The memory blocks by address. `nid` is None for a block several nodes list, `zone` for a block without
+    a single zone."""
+    size = guest.read(f"{MEMORY}/block_size_bytes")
+    if isinstance(size, FileError):
+        return ()
+    bytes_ = int(size, 16)
+    valid_zones = guest.each(MEMORY, "valid_zones")
+    owners: dict[str, list[int]] = {}
+    for node in guest.each(NODES, "distance"):
+        for name in guest.names(f"{NODES}/{node}"):
+            if re.fullmatch(r"memory\d+", name):
+                owners.setdefault(name, []).append(int(node.removeprefix("node")))
+    out = []
+    for name, state in guest.each(MEMORY, "state").items():
+        start = int(name.removeprefix("memory")) * bytes_
+        nids, zone = owners.get(name, []), valid_zones.get(name, "none")
+        out.append(
+            Block(
+                start=start,
+                end=start + bytes_,
+                nid=nids[0] if len(nids) == 1 else None,
+                zone=None if zone == "none" else zone,
+                removable=False,
+                reason=state,
+            )
+        )
+    return tuple(sorted(out, key=lambda block: block.start))
+
+
+def offline(guest: Guest, block: Block) -> Block:
+    """Try to offline a block; it stays offline where that works."""
+    state = _state_file(block)
+    for _ in range(_TRIES):
+        before = len(guest.console)
+        error = guest.write(state, "offline")
+        if error is None:
+            return replace(block, removable=True, reason=OFFLINED)
+        if error.name != "EBUSY":
+            break
+    words = _FAILED.findall(guest.console[before:])
+    return replace(block, reason=f"{error.name}: {words[-1] if words else _ERRORS.get(error.name, '')}")
+
+
+def _try(guest: Guest, block: Block) -> Block:
+    tried = offline(guest, block)
+    if tried.removable:
+        guest.write(_state_file(block), "online_movable" if block.zone == "Movable" else "online_kernel")
+    return tried
+
+
+def _state_file(block: Block) -> str:
+    return f"{MEMORY}/memory{block.start // (block.end - block.start)}/state"

@@ -1,7 +1,7 @@
 """A guest booted to userspace whose files can be read and written, and its devices changed, while it runs.
 
-Userspace is one process of about 2 KB, `guest/init.c`, compiled here. It answers file commands on the second
-serial port. QEMU's own monitor (QMP) is a socket. Tables, RAM, console and initrd live in memory files.
+Userspace is one process of about 2 KB, `guest/init.c`, compiled here; it answers file commands. QEMU's own
+monitor (QMP) is a socket. Tables, RAM, console and initrd live in memory files.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CMDLINE = (
 memory block cannot be offlined."""
 
 _ANSWER_MAX = 1 << 20
-_TTY_S1 = (4, 65)
+_TTY_S0 = (4, 64)
 _STEP = 0.2
 """Seconds between looks at whether the guest still lives."""
 
@@ -119,7 +119,7 @@ def initrd(extra: bytes = b"") -> bytes:
     return extra + archive(
         (
             Entry(name="dev", mode=directory),
-            Entry(name="dev/ttyS1", mode=stat.S_IFCHR | 0o600, device=_TTY_S1),
+            Entry(name="dev/ttyS0", mode=stat.S_IFCHR | 0o600, device=_TTY_S0),
             Entry(name="init", mode=stat.S_IFREG | 0o755, data=build_init()),
         )
     )
@@ -139,8 +139,10 @@ def with_initrd(case: Case, size: int) -> Case:
 class Guest:
     """A running guest whose userspace answers. Made by `running`."""
 
-    def __init__(self, files: socket.socket, monitor: socket.socket, console: Callable[[], str]) -> None:
-        self._files, self._monitor, self._console = files, monitor, console
+    def __init__(
+        self, keyboard: int, files: socket.socket, monitor: socket.socket, console: Callable[[], str]
+    ) -> None:
+        self._keyboard, self._files, self._monitor, self._console = keyboard, files, monitor, console
         self.deadline = 0.0
         self.alive: Callable[[], bool] = lambda: True
         self.stop = threading.Event()
@@ -205,7 +207,7 @@ class Guest:
             self._events.append(json.loads(self._line(self._monitor)))
 
     def _ask(self, command: str) -> str | FileError:
-        self._files.sendall(command.encode() + b"\n")
+        os.write(self._keyboard, command.encode() + b"\n")
         return self._answer()
 
     def _answer(self) -> str | FileError:
@@ -298,6 +300,9 @@ def running(
         ram = memory_file("ram", size=case.machine.memory)
         console, errors = memory_file("console"), memory_file("errors")
         (files, files_fd), (monitor, monitor_fd) = pair(), pair()
+        stdin, keyboard = os.pipe()
+        resources.callback(os.close, stdin)
+        resources.callback(os.close, keyboard)
         argv = edit(
             qemu_argv(
                 replace(case, cmdline=f"{CMDLINE} {case.cmdline}".rstrip()),
@@ -307,7 +312,8 @@ def running(
                 initrd=Path(f"/proc/self/fd/{archive_fd}"),
                 memory_path=Path(f"/proc/self/fd/{ram}"),
                 extra=(
-                    *("-chardev", f"socket,id=files,fd={files_fd}", "-serial", "chardev:files"),
+                    *("-chardev", f"socket,id=files,fd={files_fd}"),
+                    *("-device", "isa-debugcon,iobase=0xe9,chardev=files"),
                     *("-chardev", f"socket,id=qmp,fd={monitor_fd}", "-mon", "chardev=qmp,mode=control"),
                 ),
             )
@@ -317,12 +323,12 @@ def running(
             size = os.fstat(console).st_size
             return os.pread(console, size, 0).decode(errors="replace").replace("\r\n", "\n")
 
-        guest = Guest(files, monitor, text)
+        guest = Guest(keyboard, files, monitor, text)
         guest.stop, guest.deadline = stop or guest.stop, time.monotonic() + timeout
         try:
             process = subprocess.Popen(
                 argv,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=console,
                 stderr=errors,
                 pass_fds=fds,

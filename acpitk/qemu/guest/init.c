@@ -1,6 +1,8 @@
 /*
- * The first process of a guest: makes /proc and /sys visible, then answers file commands on the second
- * serial port until the machine is gone. What the files mean is the host's business.
+ * The first process of a guest: makes /proc and /sys visible, then answers file commands until the machine
+ * is gone. What the files mean is the host's business. Commands arrive on the serial port that is also the
+ * kernel's console; answers leave through QEMU's debug console, an I/O port the kernel knows nothing of. A
+ * second serial port would grow the DSDT and with it move every ACPI table.
  *
  * A command is a line, a letter and its arguments separated by single spaces:
  *   l DIR          names in DIR, one per line
@@ -16,10 +18,11 @@
 #include <linux/ioctl.h>
 
 #define TCSETS 0x5402
-#define PORT "/dev/ttyS1"
+#define PORT "/dev/ttyS0"
+#define DEBUG_CONSOLE 0xe9
 
 static char command[4096], path[4096], answer[1 << 20], entries[1 << 15];
-static long port, used;
+static long used;
 
 static long call(long number, long a, long b, long c, long d, long e)
 {
@@ -57,14 +60,7 @@ static void put(const char *bytes, long size)
 
 static void send(const char *bytes, long size)
 {
-	while (size > 0) {
-		long sent = call(__NR_write, port, (long)bytes, size, 0, 0);
-
-		if (sent <= 0)
-			return;
-		bytes += sent;
-		size -= sent;
-	}
+	__asm__ volatile("rep outsb" : "+S"(bytes), "+c"(size) : "d"(DEBUG_CONSOLE) : "memory");
 }
 
 static long number(char *end, unsigned long value)
@@ -195,12 +191,13 @@ static void mount(const char *type, const char *where)
 void _start(void)
 {
 	struct termios raw = { .c_cflag = B115200 | CS8 | CREAD | CLOCAL, .c_cc[VMIN] = 1 };
-	long at = 0;
+	long port, at = 0;
 
 	mount("proc", "/proc");
 	mount("sysfs", "/sys");
-	port = open_file(PORT, O_RDWR | O_NOCTTY);
+	port = open_file(PORT, O_RDONLY | O_NOCTTY);
 	call(__NR_ioctl, port, TCSETS, (long)&raw, 0, 0);
+	call(__NR_iopl, 3, 0, 0, 0, 0);
 	reply(0);
 	for (;;) {
 		if (call(__NR_read, port, (long)(command + at), 1, 0, 0) != 1)

@@ -35,7 +35,7 @@ def predict(case: Case, policy: KernelPolicy, build: KernelBuild | None = None) 
     if policy.hotplug_marks is HotplugMarks.EARLY_WALK and options.given(policy.hotplug_option):
         table = case.table(b"SRAT")
         hot = srat.hot_ranges(table, following(case, machine, table)) if table is not None else ()
-    early = early_state(machine, options, policy, build, hot)
+    early = early_state(case, machine, options, policy, build, hot)
     state = srat.Numa(
         policy=policy, build=build, numa_off=options.numa_off, srat_disabled=options.srat_disabled
     )
@@ -55,7 +55,8 @@ class _Boot:
         self, case: Case, machine: Machine, options: CommandLine, early: EarlyState, state: srat.Numa
     ) -> None:
         self.case, self.machine, self.options, self.early, self.numa = case, machine, options, early, state
-        self.mb = early.memblock.copy()
+        self.mb = early.memblock
+        self.bottom_up = early.memblock.bottom_up
         self.owners = list(early.owners)
         self.kernel_nodes: Mapping[int, tuple[str, ...]] = {}
         self.facts: dict[str, Any] = {}
@@ -82,8 +83,8 @@ class _Boot:
                 Allocation(purpose=purpose, start=start, end=end, wanted_nid=None if nid == NO_NID else nid)
                 for purpose, start, end, nid in self.mb.log
             ),
-            skips_hotplug=self.early.memblock.skips_hotplug,
-            bottom_up=self.early.memblock.bottom_up,
+            skips_hotplug=self.mb.skips_hotplug,
+            bottom_up=self.bottom_up,
         )
 
     def _numa(self) -> None:

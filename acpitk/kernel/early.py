@@ -7,13 +7,23 @@ reserve_real_mode() in arch/x86/realmode/init.c, acpi_reserve_initial_tables() i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from acpitk.kernel.cmdline import CommandLine
 from acpitk.kernel.memblock import NO_NID, RSRV_KERN, Memblock
 from acpitk.kernel.policy import KernelBuild, KernelExemption, KernelPolicy
-from acpitk.machine import ACPI_TABLES, INITRD, KERNEL_IMAGE, E820Entry, E820Type, Machine, Reserved
+from acpitk.machine import (
+    ACPI_TABLES,
+    INITRD,
+    KERNEL_IMAGE,
+    Q35,
+    Case,
+    E820Entry,
+    E820Type,
+    Machine,
+    Reserved,
+)
 from acpitk.ranges import GIB, KIB, MIB, PAGE_SHIFT, PAGE_SIZE, align_down, align_up
 
 LOW_MEMORY = "low memory"
@@ -40,7 +50,7 @@ class EarlyState:
     """memblock just before the SRAT is parsed.
 
     Args:
-        memblock: to be copied by whoever changes it.
+        memblock: as it stands then.
         max_pfn: end of RAM in the e820 map, pages.
         owners: what memblock.reserved holds, one entry per reservation, with owners.
         failed: the kernel cannot get this far; why.
@@ -52,19 +62,41 @@ class EarlyState:
     failed: str | None = None
 
 
-@lru_cache(maxsize=512)
 def early_state(
+    case: Case,
     machine: Machine,
     options: CommandLine,
     policy: KernelPolicy,
     build: KernelBuild,
     hot_ranges: tuple[tuple[int, int], ...] = (),
 ) -> EarlyState:
-    """Replay setup_arch() up to initmem_init().
+    """Replay setup_arch() up to initmem_init(); the state is the caller's to change.
 
     Args:
+        machine: the memory map of `case`.
         hot_ranges: (base, length) of hotpluggable entries, where the policy marks them this early.
     """
+    without_tables = case.machine.resolve(()) if isinstance(case.machine, Q35) else machine
+    state = _before_acpi(without_tables, options, policy, build, hot_ranges)
+    mb = state.memblock.copy()
+    owners = state.owners
+    if machine.reserved is None and not options.acpi_off:
+        tables = [row for row in machine.placed if row.owner == ACPI_TABLES]
+        for row in tables:
+            mb.reserve(row.start, row.end)
+        owners = (*owners, *tables)
+    return replace(state, memblock=mb, owners=owners)
+
+
+@lru_cache(maxsize=512)
+def _before_acpi(
+    machine: Machine,
+    options: CommandLine,
+    policy: KernelPolicy,
+    build: KernelBuild,
+    hot_ranges: tuple[tuple[int, int], ...],
+) -> EarlyState:
+    """setup_arch() up to acpi_boot_table_init()."""
     e820 = _ram_map(machine.e820, options, build)
     max_pfn = max((end for _, end, kind in e820 if kind is E820Type.USABLE), default=0) >> PAGE_SHIFT
     hotplug_given = options.given(policy.hotplug_option)
@@ -102,10 +134,6 @@ def early_state(
     owners += [Reserved(page, page + PAGE_SIZE, PAGE_TABLES) for page in pages]
     mb.current_limit = max_pfn << PAGE_SHIFT
     owners = _relocate_initrd(mb, owners)
-    for row in machine.placed:
-        if row.owner == ACPI_TABLES and not options.acpi_off:
-            mb.reserve(row.start, row.end)
-            owners.append(row)
     mb.log.clear()
     return EarlyState(memblock=mb, max_pfn=max_pfn, owners=tuple(owners))
 

@@ -6,7 +6,7 @@ them: neighbours join when node and flags are equal. `NO_NID` is a region withou
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 
 from acpitk.ranges import PAGE_SIZE, align_up
@@ -121,6 +121,8 @@ class Memblock:
     def reset_nodes(self, *, keep_marks: bool) -> None:
         """What numa_init() does before an attempt: no nodes, no hotplug marks."""
         kept = ~0 if keep_marks else ~HOTPLUG
+        if all(row[2] == NO_NID and row[3] & kept == row[3] for row in self.memory + self.reserved):
+            return
         self.memory = _merged((s, e, NO_NID, f & kept) for s, e, _, f in self.memory)
         self.reserved = _merged((s, e, NO_NID, f) for s, e, _, f in self.reserved)
 
@@ -152,13 +154,21 @@ class Memblock:
                     if candidate < high and high - candidate >= size:
                         return candidate
             return 0
+        reserved = self.reserved
         for row in reversed(self.memory):
             if row[3] & skip or (nid != NO_NID and row[2] != nid):
                 continue
-            for low, high in reversed(list(self._gaps(max(row[0], start), min(row[1], end)))):
-                candidate = (high - size) & -align
-                if high >= size and candidate >= low:
+            low, top = max(row[0], start), min(row[1], end)
+            index = bisect_left(reserved, (top,)) - 1
+            while top > low:
+                below, taken_to = reserved[index][:2] if index >= 0 else (0, 0)
+                candidate = (top - size) & -align
+                if top >= size and candidate >= max(taken_to, low):
                     return candidate
+                if taken_to <= low:
+                    break
+                top = min(top, below)
+                index -= 1
         return 0
 
     def allocate(
@@ -248,6 +258,12 @@ def _add(rows: list[Row], start: int, end: int, nid: int = NO_NID, flags: int = 
     """memblock_add_range(): fill what no region covers."""
     if start >= end:
         return rows
+    index = bisect_left(rows, (start,))
+    clear_below = index == 0 or rows[index - 1][1] <= start
+    if clear_below and (index == len(rows) or rows[index][0] >= end):
+        first = max(index - 1, 0)
+        nearby = [*rows[first:index], (start, end, nid, flags), *rows[index : index + 1]]
+        return [*rows[:first], *_merged(nearby), *rows[index + 1 :]]
     new: list[Row] = []
     at = start
     for row in rows:

@@ -63,7 +63,7 @@ class NodeDataFailure(StrEnum):
     PANIC = "panic"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KernelPolicy:
     """What one kernel version does.
 
@@ -125,7 +125,7 @@ class KernelPolicy:
     revision_1_masks_pxm: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KernelBuild:
     """What a kernel's configuration and linking fix. Sizes in bytes; addresses physical.
 

@@ -22,7 +22,7 @@ _MASK64 = (1 << 64) - 1
 _FIXED_SRAT = 48
 _MAX_MAPPING = 256 << 10
 """Bytes early_memremap() maps at most (NR_FIX_BTMAPS 64 pages, mm/early_ioremap.c)."""
-_ENABLED, _HOT_PLUGGABLE, _NON_VOLATILE = 1, 2, 4
+_ENABLED, _HOT_PLUGGABLE = 1, 2
 LOCAL_DISTANCE, REMOTE_DISTANCE = 10, 20
 _SLIT_COUNT = struct.Struct("<Q")
 _FIXMAP = 0xFFFFFFFFFF200000
@@ -271,11 +271,6 @@ def _memory_affinity(numa: Numa, mb: Memblock, data: bytes, at: int, revision: i
         if not mb.overlaps_memory(base, end):
             use = EntryUse.NOT_RAM
     numa.nodes_parsed.add(nid)
-    numa.messages.append(
-        f"SRAT: Node {nid} PXM {pxm} [mem {base:#010x}-{end - 1 & _MASK64:#010x}]"
-        + (" hotplug" if hotplug else "")
-        + (" non-volatile" if flags & _NON_VOLATILE else "")
-    )
     if hotplug and numa.policy.hotplug_marks is HotplugMarks.SRAT_HANDLER:
         mb.mark_hotplug(base, length)
     numa.max_possible_pfn = max(numa.max_possible_pfn, (end - 1 & _MASK64) + PAGE_SIZE - 1 >> PAGE_SHIFT)

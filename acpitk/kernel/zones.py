@@ -164,6 +164,7 @@ def _node_zones(
     mirrored: bool,
 ) -> list[Zone]:
     node_start, node_end = span
+    ranges = [(start, end) for start, end, _ in page_ranges(memory, nid)]
     out = []
     for index, name in enumerate((*_KERNEL_ZONES, "Movable")):
         low, high = limits[index] if index < len(limits) else (0, 0)
@@ -178,7 +179,7 @@ def _node_zones(
         if end < node_start or start > node_end:
             continue
         start, end = max(start, node_start), min(end, node_end)
-        present = sum(max(0, min(e, end) - max(s, start)) for s, e, _ in page_ranges(memory, nid))
+        present = sum(min(e, end) - max(s, start) for s, e in ranges if s < end and e > start)
         if mirrored and movable:
             present -= _moved_by_mirror(memory, start, end, name)
         if end > start and present > 0:

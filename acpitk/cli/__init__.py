@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -74,6 +75,8 @@ def main() -> None:
     """Entry point of the `acpitk` program."""
     if "_ACPITK_COMPLETE" in os.environ:
         acpitk.main(prog_name="acpitk")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names go out as the bytes they came in
     status = run(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -199,9 +199,7 @@ def _interrupts() -> Iterator[Any]:
         hit = True
         note("stopping after the cases under way; interrupt again to stop at once")
 
-    previous = signal.getsignal(signal.SIGINT)
-    if previous is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, handle)
+    previous = signal.signal(signal.SIGINT, handle)
     try:
         yield lambda: hit
     finally:

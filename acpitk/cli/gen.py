@@ -81,6 +81,8 @@ def command(
     chosen = [name for name, given in sources.items() if given]
     if len(chosen) > 1:
         raise UsageError(f"{chosen[0]} and {chosen[1]}: give one source of tables")
+    if distances and not nodes:
+        raise UsageError("--distance: give the nodes with --node, or distances in the --topology file")
     if (hotplug or no_hotplug) and source is None:
         raise UsageError("--hotplug and --no-hotplug change an existing table: give it with --from")
     if count > 1 and chosen:

@@ -52,6 +52,7 @@ USAGE = {
     "gen node": ("gen", "--node", "0:mem=1G"),
     "gen two sources": ("gen", "--node", "0:mem=0-1G", "--from", "GOOD.bin"),
     "gen count": ("gen", "--node", "0:mem=0-1G", "--count", "2"),
+    "gen distance alone": ("gen", "--from", "GOOD.bin", "--distance", "0,1=21"),
     "gen mutation": ("gen", "--seed", "1", "--mutate", "no-such-mutation"),
     "gen selector": ("gen", "--from", "GOOD.bin", "--hotplug", "node=9"),
     "gen selector alone": ("gen", "--node", "0:mem=0-1G", "--hotplug", "all"),

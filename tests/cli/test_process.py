@@ -64,9 +64,22 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     assert process.wait(60) == 2
 
 
-def test_an_interrupt_saves_what_was_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupt_saves_what_was_found(tmp_path: Path, jobs: str) -> None:
     process = subprocess.Popen(
-        [*PROGRAM, "fuzz", "--iterations", "1000000", "--seed", "1", "--out", "found", "--json"],
+        [
+            *PROGRAM,
+            "fuzz",
+            "--iterations",
+            "1000000",
+            "--seed",
+            "1",
+            "--jobs",
+            jobs,
+            "--out",
+            "found",
+            "--json",
+        ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -84,6 +97,14 @@ def test_an_interrupt_saves_what_was_found(tmp_path: Path) -> None:
         path.name for path in (tmp_path / "found").iterdir()
     }
     assert "Traceback" not in err
+
+
+def test_file_names_that_are_not_text_are_printed_as_they_are(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "gen", *NODES, "-o", b"\xff"], cwd=tmp_path, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"file=\xff/srat.bin" in done.stdout
 
 
 @pytest.mark.parametrize(("extra", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])

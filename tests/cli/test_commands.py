@@ -197,6 +197,16 @@ def test_fuzz_does_the_same_with_more_jobs(here: Path, capsys: pytest.CaptureFix
     assert one["findings"] == two["findings"]
 
 
+def test_fuzz_names_where_kernels_disagree(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("fuzz", "--iterations", "300", "--seed", "0", "--kernel", "v6.1,v7.3", "--out", "found")
+    differ = [f for f in _json(capsys, 1, *arguments)["findings"] if f["id"].startswith("DIFF-")]
+    assert {"DIFF-ZONES", "DIFF-BLOCKS"} <= {f["id"] for f in differ}
+    for finding in differ:
+        assert finding["kernels"] == ["v6.1", "v7.3"]
+        replayed = _json(capsys, 1, *finding["replay"].split()[1:])
+        assert replayed["reproduced"] == {finding["signature"]: True}
+
+
 def test_replay_of_a_mended_case_is_clean(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = _json(capsys, 1, "fuzz", "--iterations", "50", "--seed", "1", "--out", "found")
     stored = json.loads(Path(document["findings"][0]["case"]).read_text())

@@ -83,7 +83,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Everything observed of one boot; None means not observed (only `panic` None means: it lived)."""
+    """Everything observed of one boot; None means not observed (only `panic` None means: it lived).
+
+    `channel` says how the SRAT got in where that was not `-acpitable`.
+    """
 
     source: str
     kernel: str
@@ -98,6 +101,7 @@ class Outcome:
     zones: tuple[Zone, ...] | None = None
     blocks: tuple[Block, ...] | None = None
     panic: str | None = None
+    channel: str | None = None
     messages: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -128,6 +132,8 @@ class Outcome:
             out["blocks"] = [_block_json(block) for block in self.blocks]
         if self.panic is not None:
             out["panic"] = self.panic
+        if self.channel is not None:
+            out["channel"] = self.channel
         out["messages"] = list(self.messages)
         return out
 

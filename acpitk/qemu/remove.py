@@ -149,7 +149,7 @@ def blocks(guest: Guest) -> tuple[Block, ...]:
 
 def offline(guest: Guest, block: Block) -> Block:
     """Try to offline a block; it stays offline where that works."""
-    state = _state_file(block)
+    state = state_file(block)
     for _ in range(_TRIES):
         before = len(guest.console)
         error = guest.write(state, "offline")
@@ -164,9 +164,10 @@ def offline(guest: Guest, block: Block) -> Block:
 def _try(guest: Guest, block: Block) -> Block:
     tried = offline(guest, block)
     if tried.removable:
-        guest.write(_state_file(block), "online_movable" if block.zone == "Movable" else "online_kernel")
+        guest.write(state_file(block), "online_movable" if block.zone == "Movable" else "online_kernel")
     return tried
 
 
-def _state_file(block: Block) -> str:
+def state_file(block: Block) -> str:
+    """The sysfs file that says and changes whether a block is online."""
     return f"{MEMORY}/memory{block.start // (block.end - block.start)}/state"

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from errno import errorcode
@@ -196,14 +196,12 @@ class Guest:
                 raise ToolError(f"QEMU refused {execute}: {message['error'].get('desc')}")
             self._events.append(message)
 
-    def event(self, name: str, **data: object) -> Mapping[str, Any]:
-        """Wait for a QMP event with these values in its data."""
+    def event(self, *names: str, device: str) -> str:
+        """Wait for the first of these QMP events about a device; its name."""
         while True:
             for message in self._events:
-                got = message.get("data", {})
-                if message.get("event") == name and all(got.get(k) == v for k, v in data.items()):
-                    self._events.remove(message)
-                    return dict(got)
+                if message.get("event") in names and message["data"].get("device") == device:
+                    return str(message["event"])
             self._events.append(json.loads(self._line(self._monitor)))
 
     def _ask(self, command: str) -> str | FileError:

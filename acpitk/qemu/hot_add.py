@@ -1,0 +1,244 @@
+"""Plugs a memory device into a running guest, watches its memory blocks, takes it away again.
+
+QEMU adds an SRAT of its own where memory can be plugged in, and Linux uses the first one. So the case's SRAT
+travels in the initrd, from where the kernel replaces QEMU's (Documentation/admin-guide/acpi/
+initrd_table_override.rst). The other tables go by `-acpitable` as always.
+"""
+
+from __future__ import annotations
+
+import stat
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from acpitk import klog
+from acpitk.errors import ToolError, UsageError
+from acpitk.machine import Q35, Case
+from acpitk.outcome import Block, Outcome
+from acpitk.qemu.image import KernelImage
+from acpitk.qemu.initramfs import Entry, archive
+from acpitk.qemu.remove import MEMORY, blocks, observed, offline, state_file
+from acpitk.qemu.userspace import FileError, Guest, GuestDiedError, initrd, running, with_initrd
+from acpitk.ranges import GIB, MIB, align_up
+
+CHANNEL = "initrd-override"
+_OEM = b"BOCHS BXPC    "
+"""OEM ID and OEM table ID of QEMU's tables: what the kernel matches (acpi_table_initrd_override)."""
+_BLOCK = 128 * MIB
+_DOMAIN_MAX = 127
+"""MAX_NODES - 1 (include/sysemu/numa.h)."""
+_POLL = 0.05
+_SETTLE = 5.0
+"""Seconds blocks may take to come online by themselves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotAdd:
+    """What to plug in: bytes, a multiple of 128 MiB, and the proximity domain its device object states."""
+
+    size: int
+    domain: int
+
+    def __post_init__(self) -> None:
+        if self.size < _BLOCK or self.size % _BLOCK or self.size > 64 * GIB:
+            raise UsageError("memory to add comes in memory blocks: a multiple of 128M up to 64G")
+        if not 0 <= self.domain <= _DOMAIN_MAX:
+            raise UsageError(f"QEMU plugs memory into proximity domains 0 to {_DOMAIN_MAX}, not {self.domain}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedBlock:
+    """One memory block of the plugged device.
+
+    Args:
+        start, end: bytes.
+        nid: its node.
+        online: whether it came online by itself.
+        valid_zones: zones it could be onlined to before anybody did, the kernel's choice first; the zone it
+            is in where it came online by itself.
+        zone: the zone it was in once online.
+        removed: how offlining it ended: `offlined`, or the errno and the kernel's words.
+    """
+
+    start: int
+    end: int
+    nid: int | None
+    online: bool
+    valid_zones: tuple[str, ...]
+    zone: str | None
+    removed: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotAddResult:
+    """One boot with memory plugged in while it ran.
+
+    Args:
+        case: the case that was booted.
+        added: the memory blocks that appeared, None where the guest died.
+        unplugged: the guest released the device; its blocks are gone.
+        outcome: the boot before the device came.
+        console: everything the kernel printed.
+        seconds: wall time.
+    """
+
+    case: Case
+    added: tuple[AddedBlock, ...] | None
+    unplugged: bool
+    outcome: Outcome
+    console: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The document's `hot_add`."""
+        out: dict[str, Any] = {"unplugged": self.unplugged}
+        if self.added is not None:
+            out["blocks"] = [_added_json(block) for block in self.added]
+        return out
+
+
+def base_address(machine: Q35) -> int:
+    """Where QEMU puts the first memory device: from 4 GiB or the end of RAM on, at a whole GiB
+    (hw/i386/pc.c, pc_memory_init)."""
+    return align_up(max(machine.ram[-1].end, 4 * GIB), GIB)
+
+
+def override(srat: bytes) -> bytes:
+    """An archive from which the kernel replaces QEMU's SRAT by `srat`.
+
+    Raises:
+        UsageError: the kernel refuses tables with a wrong length or checksum from there.
+    """
+    if len(srat) < 36 or int.from_bytes(srat[4:8], "little") != len(srat) or sum(srat) & 0xFF:
+        raise UsageError("the initrd carries only an SRAT with a true length and checksum")
+    table = bytearray(srat)
+    table[10:24] = _OEM
+    table[24:28] = max(2, int.from_bytes(srat[24:28], "little")).to_bytes(4, "little")
+    table[9] = (table[9] - sum(table)) & 0xFF
+    return archive(
+        (Entry(name="kernel/firmware/acpi/srat.aml", mode=stat.S_IFREG | 0o644, data=bytes(table)),)
+    )
+
+
+def hot_add(
+    case: Case,
+    image: KernelImage,
+    device: HotAdd,
+    *,
+    qemu: Path | None = None,
+    timeout: float = 120,
+    stop: threading.Event | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> HotAddResult:
+    """Boot `case`, plug in `device`, see what becomes of its memory blocks, offline and unplug it.
+
+    Blocks that stay offline are onlined with `online`, to the zone the kernel chooses.
+
+    Raises:
+        UsageError: the case cannot be booted, has no SRAT, or one the initrd cannot carry.
+        ToolError: as `runner.boot` and `userspace.build_init`, or QEMU refused the device.
+    """
+    srat = case.table(b"SRAT")
+    if srat is None or not isinstance(case.machine, Q35):
+        raise UsageError("hot-add needs a Q35 guest and an SRAT")
+    content = initrd(override(srat))
+    case = with_initrd(case, len(content))
+    booted = replace(case, tables=tuple(table for table in case.tables if table is not srat))
+    begun = time.monotonic()
+
+    def edit(argv: list[str]) -> list[str]:
+        return _pluggable(argv, booted, device)
+
+    with running(
+        booted, image, initrd=content, qemu=qemu, timeout=timeout, stop=stop, edit=edit
+    ) as guest:
+        added, unplugged, seen = None, False, Outcome(source="boot", kernel=image.name)
+        try:
+            guest.greeting()
+            progress("userspace runs")
+            console, ended = guest.console, "marker"
+            seen = observed(guest)
+            added, unplugged = _plug_and_unplug(guest, device)
+        except GuestDiedError as death:
+            console, ended = guest.console, death.end
+        log = klog.parse(console, kernel=image.name, ended=ended)
+        return HotAddResult(
+            case=case,
+            added=added,
+            unplugged=unplugged,
+            outcome=replace(log, zones=seen.zones, distances=seen.distances, channel=CHANNEL),
+            console=guest.console,
+            seconds=time.monotonic() - begun,
+        )
+
+
+def _pluggable(argv: list[str], case: Case, device: HotAdd) -> list[str]:
+    """The QEMU arguments of `case` with a slot for `device` and a NUMA node for each domain up to its own."""
+    assert isinstance(case.machine, Q35)  # noqa: S101
+    memory = case.machine.memory
+    changed = {
+        "-machine": "q35",
+        "-m": f"{memory // MIB}M,slots=1,maxmem={(memory + device.size) // MIB}M",
+    }
+    out = [changed.get(before, argument) for before, argument in zip(["", *argv], argv, strict=False)]
+    out += ["-numa", "node,nodeid=0,memdev=ram0,cpus=0"]
+    for nid in range(1, device.domain + 1):
+        out += ["-numa", f"node,nodeid={nid}"]
+    return out
+
+
+def _plug_and_unplug(guest: Guest, device: HotAdd) -> tuple[tuple[AddedBlock, ...], bool]:
+    guest.monitor("qmp_capabilities")
+    guest.monitor("object-add", qom_type="memory-backend-ram", id="mem1", size=device.size, reserve=False)
+    guest.monitor("device_add", driver="pc-dimm", id="dimm1", memdev="mem1", node=device.domain)
+    new = _arrived(guest, device.size)
+    automatic = {block.start for block in new if block.reason == "online"}
+    words = guest.each(MEMORY, "valid_zones")
+    for block in new:
+        if block.start not in automatic:
+            guest.write(state_file(block), "online")
+    now = {block.start: block for block in blocks(guest)}
+    added = tuple(
+        AddedBlock(
+            start=block.start,
+            end=block.end,
+            nid=block.nid,
+            online=block.start in automatic,
+            valid_zones=tuple(words[state_file(block).split("/")[-2]].split()),
+            zone=now[block.start].zone,
+            removed=offline(guest, now[block.start]).reason,
+        )
+        for block in new
+    )
+    guest.monitor("device_del", id="dimm1")
+    event = guest.event("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", device="dimm1")
+    return added, event == "DEVICE_DELETED" and not {block.start for block in blocks(guest)} & {
+        block.start for block in added
+    }
+
+
+def _arrived(guest: Guest, size: int) -> tuple[Block, ...]:
+    """The new memory blocks, once all of them exist and, where the kernel onlines them, are online."""
+    policy = guest.read(f"{MEMORY}/auto_online_blocks")
+    wanted = "offline" if isinstance(policy, FileError) or policy.strip() == "offline" else "online"
+    deadline = time.monotonic() + _SETTLE
+    before = {block.start for block in blocks(guest)}
+    while True:
+        new = tuple(block for block in blocks(guest) if block.start not in before)
+        complete = sum(block.end - block.start for block in new) == size
+        if (complete and all(block.reason == wanted for block in new)) or time.monotonic() > deadline:
+            return new
+        time.sleep(_POLL)
+
+
+def _added_json(block: AddedBlock) -> Mapping[str, Any]:
+    out: dict[str, Any] = {"start": block.start, "end": block.end, "online": block.online}
+    if block.nid is not None:
+        out["nid"] = block.nid
+    if block.zone is not None:
+        out["zone"] = block.zone
+    return out | {"valid_zones": list(block.valid_zones), "removed": block.removed}

@@ -1,15 +1,17 @@
 """Kernel versions as data: one field per behaviour that differs, one row per version.
 
 `KernelPolicy` holds behaviours, `KernelBuild` what compiling fixed (limits, image size, structure sizes).
-Each field says where it was read; facts without a file are in mm/memblock.c.
+`BEHAVIOURS` says what each behaviour is and where each row's value was read.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum, StrEnum
 
+from acpitk.errors import UsageError
 from acpitk.ranges import KIB, MIB
 
 
@@ -63,66 +65,194 @@ class NodeDataFailure(StrEnum):
     PANIC = "panic"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class KernelPolicy:
-    """What one kernel version does.
-
-    None of the fields is a version number: a back-port changes a field, not a comparison.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """What a field of `KernelPolicy` is about.
 
     Args:
-        name: the row's name, `v6.1`.
-        source: the tree the row was read from.
-        trim_bounds: numa_cleanup_meminfo(); arch/x86/mm/numa.c (6.1), mm/numa_memblks.c (6.12).
-        coverage: numa_meminfo_cover_memory() (6.1), memblock_validate_numa_coverage() (6.12).
-        hotplug_start: find_zone_movable_pfns_for_nodes(); mm/page_alloc.c (6.1), mm/mm_init.c (6.12).
-        mirror_without_mirror: the same function.
-        mirror_cuts_zones: kernel zones end where ZONE_MOVABLE starts also when kernelcore=mirror is given;
-            adjust_zone_range_for_zone_movable() leaves them uncut in 6.1.
-        node_data_failure: alloc_node_data(); arch/x86/mm/numa.c (6.1), mm/numa.c (6.12).
-        first_mib_reserved: all of the first MiB is reserved before the SRAT is parsed, reserve_real_mode();
-            arch/x86/realmode/init.c. 5.10 keeps 64 KiB, the BIOS area and the trampoline only.
-        kernel_reserves_marked: allocations, kernel image and initrd carry RSRV_KERN, and an allocation's
-            region the node asked for; memblock_alloc_range_nid(), 7.3.
-        nodes_need_pages: a node comes online when memblock has whole pages of it, not when numa_meminfo has
-            bytes; numa_register_nodes() (6.12), numa_register_memblks() (6.1).
-        memory_map_after_zones: sparse_init() runs after zones are laid out and allocates 2 MiB pieces;
-            mm/mm_init.c (7.3).
-        hotplug_option: the command line word.
-        hotplug_marks: when hotpluggable ranges are marked in memblock.memory.
-        kernel_exemption: what loses its mark because the kernel resides there.
-        marks_survive_rejection: marks stay when the SRAT is refused.
-        movable_past_node_end: ZONE_MOVABLE may start past the node's end; 2013 proposal.
-        overlap_rejects: numa_cleanup_meminfo() rejects overlaps between nodes.
-        holes_swallowed: numa_cleanup_meminfo() joins blocks of one node across holes no other node owns.
-        allocator_skips_hotplug: should_skip_region() passes over marked regions under movable_node.
-        movable_node_first: movable_node overrides kernelcore= and movablecore=.
-        bottom_up_until_srat: movable_node allocates bottom-up until the SRAT is parsed (setup_arch()).
-        revision_1_masks_pxm: acpi_numa_memory_affinity_init() keeps 8 bits of a revision 1 table's domain.
+        title: what varies, in words that a value completes.
+        read: row -> where its value was read, "function(), file" in that row's source. A row not named here
+            reads as the row before it; a proposal, as the oldest row, on which it stands.
+    """
+
+    title: str
+    read: Mapping[str, str]
+
+    def source(self, row: str) -> tuple[str, str]:
+        """Where the value of row `row` was read: "function(), file", and the row in whose source that is."""
+        if row not in self.read and POLICIES[row].version is None:
+            row = OLDEST
+        names = list(POLICIES)
+        return next(self.read[n] for n in reversed(names[: names.index(row) + 1]) if n in self.read), row
+
+
+def _behaviour(title: str, **read: str) -> Mapping[str, Behaviour]:
+    """Metadata of a field; rows are spelled `v5_10`, `v6_12`, `seed_2013`."""
+    spelled = {"seed_2013": "seed-2013"}
+    rows = {spelled.get(row, row.replace("_", ".")): place for row, place in read.items()}
+    return {"behaviour": Behaviour(title=title, read=rows)}
+
+
+_X86_NUMA, _MEMBLKS = "arch/x86/mm/numa.c", "mm/numa_memblks.c"
+_CLEANUP = {
+    "v5_10": f"numa_cleanup_meminfo(), {_X86_NUMA}",
+    "v6_12": f"numa_cleanup_meminfo(), {_MEMBLKS}",
+}
+_MOVABLE = {
+    "v5_10": "find_zone_movable_pfns_for_nodes(), mm/page_alloc.c",
+    "v6_12": "find_zone_movable_pfns_for_nodes(), mm/mm_init.c",
+}
+_AFFINITY = {
+    "v5_10": "acpi_numa_memory_affinity_init(), drivers/acpi/numa/srat.c",
+    "v6_12": "acpi_parse_memory_affinity(), drivers/acpi/numa/srat.c",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KernelPolicy:
+    """What one kernel version does: `name` is the row's, `source` the tree it was read from.
+
+    Every other field is a behaviour, described with its sources in `BEHAVIOURS`. None is a version number: a
+    back-port changes a field, not a comparison.
     """
 
     name: str
     source: str
-    trim_bounds: TrimBounds
-    coverage: Coverage
-    hotplug_start: HotplugStart
-    mirror_without_mirror: MirrorWithoutMirror
-    mirror_cuts_zones: bool
-    node_data_failure: NodeDataFailure
-    first_mib_reserved: bool
-    kernel_reserves_marked: bool
-    nodes_need_pages: bool
-    memory_map_after_zones: bool
-    hotplug_option: str
-    hotplug_marks: HotplugMarks
-    kernel_exemption: KernelExemption
-    marks_survive_rejection: bool
-    movable_past_node_end: bool
-    overlap_rejects: bool
-    holes_swallowed: bool
-    allocator_skips_hotplug: bool
-    movable_node_first: bool
-    bottom_up_until_srat: bool
-    revision_1_masks_pxm: bool
+    trim_bounds: TrimBounds = field(
+        metadata=_behaviour("bounds NUMA memory blocks are trimmed to", **_CLEANUP)
+    )
+    coverage: Coverage = field(
+        metadata=_behaviour(
+            "RAM that may be left without a node",
+            v5_10=f"numa_meminfo_cover_memory(), {_X86_NUMA}",
+            v6_12="memblock_validate_numa_coverage(), mm/memblock.c",
+        )
+    )
+    hotplug_start: HotplugStart = field(metadata=_behaviour("ZONE_MOVABLE start rounding", **_MOVABLE))
+    mirror_without_mirror: MirrorWithoutMirror = field(
+        metadata=_behaviour("kernelcore=mirror without mirrored memory", **_MOVABLE)
+    )
+    mirror_cuts_zones: bool = field(
+        metadata=_behaviour(
+            "kernel zones end where ZONE_MOVABLE starts under kernelcore=mirror, too",
+            v5_10="adjust_zone_range_for_zone_movable(), mm/page_alloc.c",
+            v6_12="adjust_zone_range_for_zone_movable(), mm/mm_init.c",
+        )
+    )
+    node_data_failure: NodeDataFailure = field(
+        metadata=_behaviour(
+            "no memory for a node's pg_data_t",
+            v5_10=f"alloc_node_data(), {_X86_NUMA}",
+            v6_12="alloc_node_data(), mm/numa.c",
+        )
+    )
+    first_mib_reserved: bool = field(
+        metadata=_behaviour(
+            "all of the first MiB is reserved before the SRAT is parsed",
+            v5_10="trim_low_memory_range(), arch/x86/kernel/setup.c",
+            v6_1="reserve_real_mode(), arch/x86/realmode/init.c",
+        )
+    )
+    kernel_reserves_marked: bool = field(
+        metadata=_behaviour(
+            "allocations, kernel image and initrd are reserved as RSRV_KERN, allocations with their node",
+            v5_10="memblock_alloc_range_nid(), mm/memblock.c",
+        )
+    )
+    nodes_need_pages: bool = field(
+        metadata=_behaviour(
+            "a node comes online only with whole pages in memblock, not with bytes in numa_meminfo",
+            v5_10=f"numa_register_memblks(), {_X86_NUMA}",
+            v6_12=f"numa_register_nodes(), {_X86_NUMA}",
+        )
+    )
+    memory_map_after_zones: bool = field(
+        metadata=_behaviour(
+            "the memory map is allocated after zones are laid out, in 2 MiB pieces",
+            v5_10="paging_init(), arch/x86/mm/init_64.c",
+            v7_3="mm_core_init_early(), mm/mm_init.c",
+        )
+    )
+    hotplug_option: str = field(
+        metadata=_behaviour(
+            "command line word",
+            v5_10="cmdline_parse_movable_node(), mm/memory_hotplug.c",
+            seed_2013="patch 6/7 of the set",
+        )
+    )
+    hotplug_marks: HotplugMarks = field(
+        metadata=_behaviour(
+            "hotpluggable ranges are marked in memblock.memory",
+            **_AFFINITY,
+            seed_2013="find_hotpluggable_memory(), patch 4/7 of the set",
+        )
+    )
+    kernel_exemption: KernelExemption = field(
+        metadata=_behaviour(
+            "what loses its hotplug mark because reserved memory is in it",
+            v5_10=f"numa_clear_kernel_node_hotplug(), {_X86_NUMA}",
+            v6_12=f"numa_clear_kernel_node_hotplug(), {_MEMBLKS}",
+            seed_2013="patch 2/7 of the set",
+        )
+    )
+    marks_survive_rejection: bool = field(
+        metadata=_behaviour(
+            "hotplug marks stay when the SRAT is refused",
+            v5_10=f"numa_init(), {_X86_NUMA}",
+            v6_12=f"numa_memblks_init(), {_MEMBLKS}",
+            seed_2013="patch 4/7 of the set, which has no function to clear a mark",
+        )
+    )
+    movable_past_node_end: bool = field(
+        metadata=_behaviour(
+            "ZONE_MOVABLE may start past the node's end", **_MOVABLE, seed_2013="patch 7/7 of the set"
+        )
+    )
+    overlap_rejects: bool = field(
+        metadata=_behaviour("overlaps between nodes reject the NUMA configuration", **_CLEANUP)
+    )
+    holes_swallowed: bool = field(
+        metadata=_behaviour("blocks of one node are joined across holes no other node owns", **_CLEANUP)
+    )
+    allocator_skips_hotplug: bool = field(
+        metadata=_behaviour(
+            "the allocator passes over marked regions under the option",
+            v5_10="should_skip_region(), mm/memblock.c",
+            seed_2013="patch 5/7 of the set",
+        )
+    )
+    movable_node_first: bool = field(
+        metadata=_behaviour(
+            "the option overrides kernelcore= and movablecore=", **_MOVABLE, seed_2013="patch 7/7 of the set"
+        )
+    )
+    bottom_up_until_srat: bool = field(
+        metadata=_behaviour(
+            "the option makes allocation bottom-up until the SRAT is parsed",
+            v5_10="setup_arch(), arch/x86/kernel/setup.c",
+            v7_3="e820__memblock_setup(), arch/x86/kernel/e820.c",
+            seed_2013="no patch of the set",
+        )
+    )
+    revision_1_masks_pxm: bool = field(
+        metadata=_behaviour("a revision 1 SRAT has 8 bits of proximity domain", **_AFFINITY)
+    )
+
+    @property
+    def version(self) -> tuple[int, int] | None:
+        """Major and minor number a row is named after; None for a proposal."""
+        return _version(self.name)
+
+
+def _version(text: str) -> tuple[int, int] | None:
+    match = re.match(r"v?(\d{1,4})\.(\d{1,4})(?![0-9])", text)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+BEHAVIOURS: Mapping[str, Behaviour] = {
+    each.name: each.metadata["behaviour"] for each in fields(KernelPolicy) if each.metadata
+}
+"""Field of `KernelPolicy` -> what it is about and where it was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -242,7 +372,8 @@ SEED_2013 = replace(
 POLICIES: Mapping[str, KernelPolicy] = {
     policy.name: policy for policy in (V5_10, V6_1, V6_12, V7_3, SEED_2013)
 }
-"""Every row by name."""
+"""Every row by name, versions in order."""
+OLDEST = V5_10.name
 
 _DEBIAN_CLOUD_6_1 = KernelBuild(
     image_start=16 * MIB,
@@ -286,11 +417,76 @@ BUILDS: Mapping[str, KernelBuild] = {
 """The Debian cloud kernel behind each policy row."""
 
 
-def policy_diff(old: KernelPolicy, new: KernelPolicy) -> list[tuple[str, object, object]]:
-    """The behaviours in which two rows differ: (field, old value, new value), in field order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One behaviour in which two rows differ.
+
+    Args:
+        field: of `KernelPolicy`.
+        title: the behaviour in words.
+        before, after: the two values in words.
+        source: where both were read: functions, files and rows.
+    """
+
+    field: str
+    title: str
+    before: str
+    after: str
+    source: str
+
+    def __str__(self) -> str:
+        """One line: `ZONE_MOVABLE start rounding: PFN_DOWN -> PFN_UP  find_...(), mm/... (6.1) -> ...`."""
+        return f"{self.title}: {self.before} -> {self.after}  {self.source}"
+
+
+def policy_diff(old: KernelPolicy, new: KernelPolicy) -> list[Change]:
+    """The behaviours in which two rows of `POLICIES` differ, in field order."""
     return [
-        (field.name, before, after)
-        for field in fields(KernelPolicy)
-        if field.name not in ("name", "source")
-        and (before := getattr(old, field.name)) != (after := getattr(new, field.name))
+        Change(
+            field=name,
+            title=behaviour.title,
+            before=_words(getattr(old, name)),
+            after=_words(getattr(new, name)),
+            source=_sources(behaviour, old.name, new.name),
+        )
+        for name, behaviour in BEHAVIOURS.items()
+        if getattr(old, name) != getattr(new, name)
     ]
+
+
+def _words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def _sources(behaviour: Behaviour, old: str, new: str) -> str:
+    (before, old), (after, new) = behaviour.source(old), behaviour.source(new)
+    old, new = old.removeprefix("v"), new.removeprefix("v")
+    if before == after:
+        return f"{before} ({old}, {new})"
+    function = before[: before.find(", ") + 2]
+    return f"{before} ({old}) -> {after.removeprefix(function)} ({new})"
+
+
+def nearest_policy(version: str) -> KernelPolicy:
+    """The row for a kernel version: the one of that name, else the nearest at or below it.
+
+    Whoever calls this says aloud which row it was, where its name is not `version`.
+
+    Args:
+        version: a row's name, or a version such as `6.6`, `v6.6.30` or `6.6.30-cloud-amd64`.
+
+    Raises:
+        UsageError: neither, or older than the oldest row.
+    """
+    if version in POLICIES:
+        return POLICIES[version]
+    known = ", ".join(POLICIES)
+    if (wanted := _version(version)) is None:
+        raise UsageError(f"{version!r} is no kernel version and no row of the model: use {known} or 6.6")
+    rows = [(row.version, row) for row in POLICIES.values() if row.version is not None]
+    below = [(at, row) for at, row in rows if at <= wanted]
+    if not below:
+        raise UsageError(f"Linux {version} is older than the oldest row of the model: use {known} or newer")
+    return max(below, key=lambda pair: pair[0])[1]

@@ -19,12 +19,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tables": _BASE,
     "topology": (*_BASE, "tables"),
     "machine": (*_BASE, "tables"),
-    "kernel": _VALUES,
+    "vmlinux": _BASE,
+    "kernel": (*_VALUES, "vmlinux"),
     "klog": (*_BASE, "machine", "outcome"),
     "checks": (*_VALUES, "kernel", "klog"),
     "fuzz": (*_VALUES, "kernel", "checks"),
     "iasl": (*_BASE, "tables", "checks"),
-    "qemu": (*_BASE, "machine", "outcome", "klog"),
+    "qemu": (*_BASE, "machine", "outcome", "klog", "vmlinux"),
     "corpus": (*_VALUES, "checks"),
     "report": (*_VALUES, "kernel", "checks"),
     "cli": (*_VALUES, "topology", "kernel", "klog", "checks", "fuzz", "iasl", "qemu", "corpus", "report"),
@@ -41,7 +42,19 @@ ONLY_IN = {
     "rich": ("cli", "report"),
     "yaml": ("cli",),
 }
-PURE = ("ranges", "errors", "tables", "topology", "machine", "outcome", "kernel", "klog", "checks", "report")
+PURE = (
+    "ranges",
+    "errors",
+    "vmlinux",
+    "tables",
+    "topology",
+    "machine",
+    "outcome",
+    "kernel",
+    "klog",
+    "checks",
+    "report",
+)
 PURE_EXCEPT = {"tables/dump.py"}
 EFFECTS = {
     "os",

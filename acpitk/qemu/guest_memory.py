@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import re
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
@@ -24,6 +22,7 @@ from acpitk.machine import Q35
 from acpitk.outcome import NumaState, Outcome, Zone
 from acpitk.qemu.image import KernelImage
 from acpitk.ranges import GIB, PAGE_SHIFT
+from acpitk.vmlinux import btf_types
 
 LOCAL_DISTANCE, REMOTE_DISTANCE = 10, 20
 """include/linux/topology.h: what node_distance() says where the table says nothing."""
@@ -35,10 +34,6 @@ _ZONE_NAMES = {
     "ZONE_MOVABLE": "Movable",
     "ZONE_DEVICE": "Device",
 }
-_BTF_INT, _BTF_ARRAY, _BTF_STRUCT, _BTF_UNION, _BTF_ENUM = 1, 3, 4, 5, 6
-_BTF_ITEM_BYTES = {_BTF_STRUCT: 12, _BTF_UNION: 12, _BTF_ENUM: 8, 13: 8, 15: 12, 19: 12}
-"""Bytes per member after the 12-byte type record; other kinds have `_BTF_FIXED_BYTES`."""
-_BTF_FIXED_BYTES = {_BTF_INT: 4, _BTF_ARRAY: 12, 14: 4, 17: 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +173,7 @@ def layout_of(image: KernelImage) -> Layout:
         except (OSError, ValueError, TypeError, KeyError):
             pass
     with image.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as vmlinux:
-        layout = read_layout(elf_section(vmlinux, b".BTF"))
+        layout = read_layout(vmlinux)
     if kept is not None:
         _keep(kept, layout)
     return layout
@@ -194,85 +189,23 @@ def _keep(path: Path, layout: Layout) -> None:
         staging.unlink(missing_ok=True)
 
 
-def elf_section(elf: bytes | mmap.mmap, name: bytes) -> bytes:
-    """The bytes of an ELF64 little-endian section.
+def read_layout(vmlinux: bytes | mmap.mmap) -> Layout:
+    """The layout from a kernel image's BTF type information.
 
     Raises:
-        DecodeError: not such a file, or no such section.
+        DecodeError: no BTF, or a struct or field is missing.
     """
+    types = btf_types(vmlinux, frozenset({"pglist_data", "zone"}), frozenset({"zone_type"}))
+    node, zone = types.structs["pglist_data"].fields, types.structs["zone"]
     try:
-        if elf[:6] != b"\x7fELF\x02\x01":
-            raise DecodeError("not an ELF64 little-endian file", path="elf.ident", offset=0)
-        (table,) = struct.unpack_from("<Q", elf, 0x28)
-        size, count, names_index = struct.unpack_from("<3H", elf, 0x3A)
-        headers = [struct.unpack_from("<IIQQQQ", elf, table + i * size) for i in range(count)]
-        names = headers[names_index][4]
-        for header in headers:
-            start = names + header[0]
-            if elf[start : start + len(name) + 1] == name + b"\0":
-                return bytes(elf[header[4] : header[4] + header[5]])
-    except (struct.error, IndexError):
-        raise DecodeError("the section headers do not fit the file", path="elf.sections", offset=0) from None
-    raise DecodeError(f"no section {name.decode()}", path="elf.sections", offset=0)
-
-
-def read_layout(btf: bytes) -> Layout:
-    """The layout from BTF type information.
-
-    Raises:
-        DecodeError: not BTF, or a struct or field is missing.
-    """
-    try:
-        if btf[:2] != b"\x9f\xeb":
-            raise DecodeError("not BTF", path="btf.magic", offset=0)
-        header, type_at, type_size, name_at, name_size = struct.unpack_from("<5I", btf, 4)
-        names = btf[header + name_at : header + name_at + name_size]
-        types = btf[header + type_at : header + type_at + type_size]
-        structs, zone_type = _scan(types, names)
-        node, _ = structs["pglist_data"]
-        zone, zone_size = structs["zone"]
         return Layout(
             node_id=node["node_id"],
             node_zones=node["node_zones"],
-            zone_size=zone_size,
-            start_pfn=zone["zone_start_pfn"],
-            spanned_pages=zone["spanned_pages"],
-            present_pages=zone["present_pages"],
-            zones=tuple(_ZONE_NAMES[name] for name in zone_type if name in _ZONE_NAMES),
+            zone_size=zone.size,
+            start_pfn=zone.fields["zone_start_pfn"],
+            spanned_pages=zone.fields["spanned_pages"],
+            present_pages=zone.fields["present_pages"],
+            zones=tuple(_ZONE_NAMES[name] for name in types.enums["zone_type"] if name in _ZONE_NAMES),
         )
-    except (struct.error, ValueError):
-        raise DecodeError("the type section is cut off", path="btf.types", offset=0) from None
     except KeyError as error:
-        raise DecodeError(f"no type or field {error.args[0]}", path="btf.types", offset=0) from None
-
-
-def _scan(types: bytes, names: bytes) -> tuple[Mapping[str, tuple[dict[str, int], int]], tuple[str, ...]]:
-    """One pass over the type records: struct pglist_data, struct zone and enum zone_type.
-
-    Returns:
-        struct name -> (field -> byte offset, size in bytes), and the enumerators of zone_type by value.
-    """
-
-    def name_of(offset: int) -> str:
-        return names[offset : names.index(b"\0", offset)].decode()
-
-    wanted = {m.start() + 1: m[1].decode() for m in re.finditer(rb"\0(?=(pglist_data|zone)\0)", names)}
-    enum = {m.start() + 1 for m in re.finditer(rb"\0(?=zone_type\0)", names)}
-    structs: dict[str, tuple[dict[str, int], int]] = {}
-    zone_type: tuple[str, ...] = ()
-    record = struct.Struct("<III")
-    at = 0
-    while at < len(types):
-        name, info, size = record.unpack_from(types, at)
-        at += 12
-        kind, count, bitfields = info >> 24 & 0x1F, info & 0xFFFF, info >> 31
-        if kind == _BTF_STRUCT and name in wanted:
-            members = [record.unpack_from(types, at + 12 * i) for i in range(count)]
-            mask = 0xFFFFFF if bitfields else 0xFFFFFFFF
-            fields = {name_of(member): (offset & mask) // 8 for member, _, offset in members}
-            structs.setdefault(wanted[name], (fields, size))
-        elif kind == _BTF_ENUM and name in enum:
-            values = [struct.unpack_from("<Ii", types, at + 8 * i) for i in range(count)]
-            zone_type = tuple(name_of(offset) for offset, _ in sorted(values, key=lambda v: v[1]))
-        at += _BTF_ITEM_BYTES[kind] * count if kind in _BTF_ITEM_BYTES else _BTF_FIXED_BYTES.get(kind, 0)
-    return structs, zone_type
+        raise DecodeError(f"no field {error.args[0]}", path="btf.types", offset=0) from None

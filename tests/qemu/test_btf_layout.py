@@ -1,4 +1,4 @@
-"""Reading the kernel's structure layout from BTF, against BTF written here."""
+"""Reading ELF sections, BTF types and the layout made of them, against files written here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acpitk.errors import DecodeError
-from acpitk.qemu.guest_memory import Layout, elf_section, read_layout
+from acpitk.kernel.build import build_of
+from acpitk.kernel.policy import BUILDS
+from acpitk.qemu.guest_memory import Layout, read_layout
+from acpitk.vmlinux import elf_sections
 
 INT, PTR, ARRAY, STRUCT, ENUM, FLOAT = 1, 2, 3, 4, 6, 16
 
@@ -45,7 +48,7 @@ class Btf:
         return head + self.types + self.names
 
 
-def kernel_like(*, zone: str = "zone", field: str = "spanned_pages", bitfields: int = 0) -> bytes:
+def types(*, zone: str = "zone", field: str = "spanned_pages", bitfields: int = 0) -> bytes:
     btf = Btf()
     btf.type(INT, "unsigned int", 4, struct.pack("<I", 32))
     btf.type(PTR, "", 1)
@@ -60,7 +63,38 @@ def kernel_like(*, zone: str = "zone", field: str = "spanned_pages", bitfields: 
         zone, 1664, bitfields, zone_start_pfn=104, managed_pages=112, **{field: 120}, present_pages=128
     )
     btf.struct("pglist_data", 175488, node_zones=0, node_zonelists=8320, node_id=174000)
+    btf.struct("mem_section", 16, section_mem_map=0, usage=8)
     return btf.bytes()
+
+
+def elf(sections: dict[bytes, bytes], addresses: dict[bytes, int] | None = None) -> bytes:
+    names = b"\0" + b"".join(name + b"\0" for name in sections) + b".shstrtab\0"
+    body, headers = bytearray(64), [bytes(64)]
+    for name, content in {**sections, b".shstrtab": names}.items():
+        at = struct.pack(
+            "<IIQQQQIIQQ",
+            names.index(b"\0" + name + b"\0") + 1,
+            1,
+            0,
+            (addresses or {}).get(name, 0),
+            len(body),
+            len(content),
+            0,
+            0,
+            1,
+            0,
+        )
+        headers.append(at)
+        body += content
+    ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    body[:64] = struct.pack(
+        "<16sHHIQQQIHHHHHH", ident, 2, 62, 1, 0, 0, len(body), 0, 64, 0, 0, 64, len(headers), len(headers) - 1
+    )
+    return bytes(body) + b"".join(headers)
+
+
+def kernel_like(*, zone: str = "zone", field: str = "spanned_pages", bitfields: int = 0) -> bytes:
+    return elf({b".text": b"code", b".BTF": types(zone=zone, field=field, bitfields=bitfields)})
 
 
 EXPECTED = Layout(
@@ -98,32 +132,27 @@ def test_damaged_btf_is_one_clear_error_or_a_layout(data: st.DataObject) -> None
         assert isinstance(read_layout(bytes(btf)), Layout)
 
 
-def elf(sections: dict[bytes, bytes]) -> bytes:
-    names = b"\0" + b"".join(name + b"\0" for name in sections) + b".shstrtab\0"
-    body, headers = bytearray(64), [bytes(64)]
-    for name, content in {**sections, b".shstrtab": names}.items():
-        at = struct.pack(
-            "<IIQQQQIIQQ", names.index(b"\0" + name + b"\0") + 1, 1, 0, 0, len(body), len(content), 0, 0, 1, 0
-        )
-        headers.append(at)
-        body += content
-    ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
-    body[:64] = struct.pack(
-        "<16sHHIQQQIHHHHHH", ident, 2, 62, 1, 0, 0, len(body), 0, 64, 0, 0, 64, len(headers), len(headers) - 1
-    )
-    return bytes(body) + b"".join(headers)
-
-
-def test_an_elf_section_is_found() -> None:
-    file = elf({b".text": b"code", b".BTF_ids": b"ids", b".BTF": b"types"})
-    assert elf_section(file, b".BTF") == b"types"
-    with pytest.raises(DecodeError, match="no section"):
-        elf_section(file, b".data")
+def test_elf_sections_are_found_by_name() -> None:
+    file = elf({b".text": b"code", b".BTF_ids": b"ids"}, {b".text": 0xFFFFFFFF81000000})
+    text = elf_sections(file)[".text"]
+    assert (file[text.offset : text.offset + text.size], text.address) == (b"code", 0xFFFFFFFF81000000)
+    with pytest.raises(DecodeError, match=r"no section \.BTF"):
+        read_layout(file)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_no_elf_or_read_cleanly(data: bytes) -> None:
-    with pytest.raises(DecodeError):
-        elf_section(b"\x7fELF\2\1" + data, b".BTF")
-    with pytest.raises(DecodeError):
-        elf_section(data, b".BTF")
+    for file in (b"\x7fELF\2\1" + data, data):
+        with pytest.raises(DecodeError):
+            read_layout(file)
+
+
+def test_the_build_of_another_kernel() -> None:
+    addresses = {b".text": 0xFFFFFFFF81000000, b".brk": 0xFFFFFFFF84000000}
+    file = elf({b".text": b"", b".brk": bytes(0x2000), b".BTF": types()}, addresses)
+    build = build_of(file, BUILDS["v6.1"])
+    assert (build.image_start, build.brk_start, build.image_end) == (0x1000000, 0x4000000, 0x4002000)
+    assert (build.node_data, build.sections_per_root) == (0x2B000, 256)
+    assert build_of(file, BUILDS["v7.3"]).node_data == 0x2AD80
+    with pytest.raises(DecodeError, match=r"no section \.brk"):
+        build_of(elf({b".text": b"", b".BTF": types()}), BUILDS["v6.1"])

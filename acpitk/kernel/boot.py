@@ -32,7 +32,8 @@ def predict(case: Case, policy: KernelPolicy, build: KernelBuild | None = None) 
     options = parse_cmdline(case.cmdline)
     machine = case.resolved()
     hot: tuple[tuple[int, int], ...] = ()
-    if policy.hotplug_marks is HotplugMarks.EARLY_WALK and options.given(policy.hotplug_option):
+    early_walk = policy.regions_have_flags and policy.hotplug_marks is HotplugMarks.EARLY_WALK
+    if early_walk and options.given(policy.hotplug_option):
         table = case.table(b"SRAT")
         hot = srat.hot_ranges(table, following(case, machine, table)) if table is not None else ()
     early = early_state(case, machine, options, policy, build, hot)
@@ -173,19 +174,23 @@ class _Boot:
         )
 
     def _zones(self) -> None:
-        """free_area_init() and what follows."""
+        """free_area_init() and sparse_init(), in the order of the version."""
         nodes: tuple[NodeData, ...] = self.facts["node_data"]
-        sparse.populate(self.mb, list(nodes), self.numa.policy, self.numa.build)
+        policy, build = self.numa.policy, self.numa.build
+        lost: list[int] = []
+        if not policy.memory_map_after_zones:
+            lost = sparse.populate(self.mb, list(nodes), policy, build)
         layout = zones.lay_out(
-            self.mb.memory,
-            [node.nid for node in nodes],
-            self.early.max_pfn,
-            self.options,
-            self.numa.policy,
+            self.mb.memory, [node.nid for node in nodes], self.early.max_pfn, self.options, policy
         )
         self.facts["zone_movable_start"] = layout.movable_start
-        if any(nid == NO_NID for _, _, nid in numa.page_ranges(self.mb.memory)):
+        if policy.memory_map_after_zones:
+            sparse.populate(self.mb, list(nodes), policy, build)
+        online = {node.nid for node in nodes}
+        if lost or any(nid not in online for _, _, nid in numa.page_ranges(self.mb.memory)):
             raise srat.KernelPanicError("BUG: kernel NULL pointer dereference")
+        boot_cpu = self.numa.cpu_nodes.get(0, -1)
+        sparse.percpu(self.mb, boot_cpu if boot_cpu in online else min(online))
         self.facts["zones"] = layout.zones
         self.facts["blocks"] = hotplug.memory_blocks(
             self.mb,

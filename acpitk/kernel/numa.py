@@ -171,7 +171,8 @@ def allocate_node_data(numa: Numa, mb: Memblock, max_pfn: int) -> list[NodeData]
         if start >= end:
             continue
         size = numa.build.node_data
-        at = mb.allocate(f"NODE_DATA({nid})", size, _CACHE_LINE, nid=nid)
+        exact = not numa.policy.node_data_elsewhere
+        at = mb.allocate(f"NODE_DATA({nid})", size, _CACHE_LINE, nid=nid, exact=exact)
         if at:
             placed.append(NodeData(nid, at, at + size, mb.nid_of(at)))
         elif numa.policy.node_data_failure is NodeDataFailure.PANIC:

@@ -48,6 +48,7 @@ class HotplugMarks(StrEnum):
 
     SRAT_HANDLER = "by the memory affinity handler"
     EARLY_WALK = "by a walk of its own right after memblock is filled"
+    NEVER = "never"
 
 
 class KernelExemption(StrEnum):
@@ -146,6 +147,14 @@ class KernelPolicy:
             v6_12="alloc_node_data(), mm/numa.c",
         )
     )
+    node_data_elsewhere: bool = field(
+        metadata=_behaviour(
+            "a node without memory for its own pg_data_t gets it on another node",
+            v5_10=f"alloc_node_data(), {_X86_NUMA}",
+            v6_12="alloc_node_data(), mm/numa.c",
+            seed_2013="patch 1/7 of the set",
+        )
+    )
     first_mib_reserved: bool = field(
         metadata=_behaviour(
             "all of the first MiB is reserved before the SRAT is parsed",
@@ -178,6 +187,13 @@ class KernelPolicy:
             "command line word",
             v5_10="cmdline_parse_movable_node(), mm/memory_hotplug.c",
             seed_2013="patch 6/7 of the set",
+        )
+    )
+    regions_have_flags: bool = field(
+        metadata=_behaviour(
+            "memblock regions carry flags and join only where those are equal",
+            v5_10="memblock_merge_regions(), mm/memblock.c",
+            seed_2013="patch 3/7 of the set",
         )
     )
     hotplug_marks: HotplugMarks = field(
@@ -274,6 +290,8 @@ class KernelBuild:
         sections_per_root: SECTIONS_PER_ROOT.
         max_local_apic: MAX_LOCAL_APIC.
         flat_apic_limit: the first APIC ID the default (not x2APIC) driver refuses.
+        hot_added_online: hot-added memory comes online by itself (CONFIG_MEMORY_HOTPLUG_DEFAULT_ONLINE,
+            CONFIG_MHP_DEFAULT_ONLINE_TYPE_*; mm/memory_hotplug.c).
     """
 
     image_start: int
@@ -291,6 +309,7 @@ class KernelBuild:
     sections_per_root: int
     max_local_apic: int
     flat_apic_limit: int
+    hot_added_online: bool
 
     @property
     def max_pxm_domains(self) -> int:
@@ -312,11 +331,13 @@ V6_1 = KernelPolicy(
     mirror_without_mirror=MirrorWithoutMirror.ALL_ABOVE_4G_MOVABLE,
     mirror_cuts_zones=False,
     node_data_failure=NodeDataFailure.NODE_OFFLINE,
+    node_data_elsewhere=True,
     first_mib_reserved=True,
     kernel_reserves_marked=False,
     nodes_need_pages=False,
     memory_map_after_zones=False,
     hotplug_option="movable_node",
+    regions_have_flags=True,
     hotplug_marks=HotplugMarks.SRAT_HANDLER,
     kernel_exemption=KernelExemption.NODE,
     marks_survive_rejection=False,
@@ -391,6 +412,7 @@ _DEBIAN_CLOUD_6_1 = KernelBuild(
     sections_per_root=256,
     max_local_apic=32768,
     flat_apic_limit=255,
+    hot_added_online=False,
 )
 
 _DEBIAN_CLOUD_5_10 = replace(
@@ -402,9 +424,11 @@ _DEBIAN_CLOUD_5_10 = replace(
     trampoline=24 * KIB,
     node_data=0x2A000,
 )
-_DEBIAN_CLOUD_6_12 = replace(_DEBIAN_CLOUD_6_1, brk_start=0x3C00000, image_end=0x3C30000, node_data=0x2A980)
+_DEBIAN_CLOUD_6_12 = replace(
+    _DEBIAN_CLOUD_6_1, brk_start=0x3C00000, image_end=0x3C30000, node_data=0x2A980, hot_added_online=True
+)
 _DEBIAN_CLOUD_7_3 = replace(
-    _DEBIAN_CLOUD_6_1, brk_start=0x4200000, image_end=0x4230000, node_data=0x2B0C0, section_usage=88
+    _DEBIAN_CLOUD_6_12, brk_start=0x4200000, image_end=0x4230000, node_data=0x2B0C0, section_usage=88
 )
 
 BUILDS: Mapping[str, KernelBuild] = {

@@ -271,7 +271,7 @@ def _memory_affinity(numa: Numa, mb: Memblock, data: bytes, at: int, revision: i
         if not mb.overlaps_memory(base, end):
             use = EntryUse.NOT_RAM
     numa.nodes_parsed.add(nid)
-    if hotplug and numa.policy.hotplug_marks is HotplugMarks.SRAT_HANDLER:
+    if hotplug and numa.policy.regions_have_flags and numa.policy.hotplug_marks is HotplugMarks.SRAT_HANDLER:
         mb.mark_hotplug(base, length)
     numa.max_possible_pfn = max(numa.max_possible_pfn, (end - 1 & _MASK64) + PAGE_SIZE - 1 >> PAGE_SHIFT)
     verdict(use, nid)

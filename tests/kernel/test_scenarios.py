@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from acpitk.kernel.boot import predict
-from acpitk.kernel.policy import POLICIES
+from acpitk.kernel.policy import BUILDS, POLICIES
 from acpitk.kernel.prediction import EntryUse, Prediction
 from acpitk.machine import Q35, Case, E820Entry, E820Type, Machine, Reserved
 from acpitk.outcome import NumaReason, NumaState
@@ -360,3 +360,35 @@ def test_numa_noacpi_walks_the_srat_and_takes_nothing() -> None:
 )
 def test_slit_count_beyond_int(entries: tuple[bytes, ...], count: int, panic: str | None) -> None:
     assert run(srat(*entries), slit(count=count)).outcome.panic == panic
+
+
+_NULL = "BUG: kernel NULL pointer dereference"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "left", "panic"),
+    [
+        ("v5.10", 0, _NULL),
+        ("v5.10", 16 * MIB, "cannot initialize percpu area (err=-12)"),
+        ("v5.10", 24 * MIB, None),
+        ("v6.1", 0, "memory_present: Failed to allocate 16384 bytes align=0x40"),
+        ("v6.1", 64 * KIB, _NULL),
+        ("v6.1", 24 * MIB, None),
+        ("v6.12", 64 * KIB, "Cannot allocate 174464 bytes for node 0 data"),
+        ("v6.12", 192 * KIB, "Cannot allocate 174464 bytes for node 1 data"),
+        ("v6.12", 16 * MIB, _NULL),
+        ("v6.12", 24 * MIB, None),
+        ("v7.3", 192 * KIB, "Cannot allocate 176320 bytes for node 1 data"),
+        ("v7.3", 2 * MIB, "Failed to allocate memmap for section 0"),
+        ("v7.3", 16 * MIB, "Failed to allocate memmap for section 7"),
+        ("v7.3", 24 * MIB, None),
+    ],
+)
+def test_plain_memory_of_the_image_and_little_more(kernel: str, left: int, panic: str | None) -> None:
+    build = BUILDS[kernel]
+    end = build.brk_start + build.brk_used + left
+    table_bytes = srat(
+        C, mem(0, 0, MIB), mem(1, MIB, 16 * MIB, HOT), mem(0, 16 * MIB, end), mem(1, end, GIB, HOT)
+    )
+    case = Case(machine=Q35(GIB), tables=(table_bytes,), cmdline="movable_node")
+    assert predict(case, POLICIES[kernel]).outcome.panic == panic

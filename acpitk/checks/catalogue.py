@@ -750,6 +750,7 @@ _DIFFERENCE_RULES = (
     _difference("ZONES", "zones"),
     _difference("BLOCKS", "memory blocks"),
     _difference("PANIC", "survival"),
+    _difference("ALLOCATIONS", "addresses of boot-time allocations"),
 )
 
 _FUZZ_RULES = (

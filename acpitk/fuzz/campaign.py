@@ -163,20 +163,21 @@ def _ask(oracle: Oracle, case: Case) -> list[Finding]:
     try:
         return list(oracle.check(case))
     except Exception as error:
-        return [_oracle_error(oracle, error)]
+        return [oracle_error(oracle.name, error)]
 
 
-def _oracle_error(oracle: Oracle, error: Exception) -> Finding:
+def oracle_error(oracle: str, error: Exception) -> Finding:
+    """The finding for what the oracle of that name raised."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return Finding(
         id="FUZZ-ORACLE-ERROR",
         severity=Severity.ERROR,
-        where=f"oracle {oracle.name}",
+        where=f"oracle {oracle}",
         expected="a judgement of the case",
         actual=f"{type(error).__name__}: {error}",
         advice="Replay the case; fix the oracle, or what it runs.",
         mechanism=f"{place.name}(), {Path(place.filename).name}:{place.lineno}",
-        cause=f"{oracle.name}:{type(error).__name__}:{place.name}",
+        cause=f"{oracle}:{type(error).__name__}:{place.name}",
     )
 
 

@@ -68,8 +68,9 @@ class Zone:
 class Block:
     """A memory block and whether it can be offlined. `zone` None: no single zone.
 
-    `certain` False: a forecast that what the running kernel puts there may prove wrong; `removable` is then
-    False, because nothing guarantees it.
+    `certain` False: not tried, or a forecast that what the running kernel puts there may prove wrong;
+    `removable` is then False, because nothing guarantees it. `online` False: the kernel left a hot-added
+    block offline; `zone` is the one it chose when told to online it.
     """
 
     start: int
@@ -79,6 +80,7 @@ class Block:
     removable: bool
     reason: str
     certain: bool = True
+    online: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,4 +156,5 @@ def _block_json(block: Block) -> dict[str, Any]:
     if block.zone is not None:
         out["zone"] = block.zone
     out |= {"removable": block.removable, "reason": block.reason}
-    return out if block.certain else out | {"certain": False}
+    flags = {"certain": block.certain, "online": block.online}
+    return out | {name: value for name, value in flags.items() if not value}

@@ -197,6 +197,7 @@ def _node_data_text(row: NodeData) -> str:
 
 def _block_text(row: Block, *, verdict: bool) -> str:
     words = ["no node" if row.nid is None else f"node {row.nid}", f"zone {row.zone or 'none'}"]
+    words += [] if row.online else ["left offline"]
     return ", ".join([*words, "removable" if row.removable else "not removable"] if verdict else words)
 
 

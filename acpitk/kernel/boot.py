@@ -196,6 +196,7 @@ class _Boot:
             self.mb,
             layout.zones,
             self.early.max_pfn,
+            policy,
             hypervisor=not isinstance(self.case.machine, Machine),
         )
 

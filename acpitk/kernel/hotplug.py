@@ -11,12 +11,16 @@ from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
 
+from acpitk.kernel.cmdline import CommandLine
 from acpitk.kernel.memblock import Memblock, Row
-from acpitk.outcome import Block, Zone
+from acpitk.kernel.policy import BlockZone, KernelBuild, KernelPolicy
+from acpitk.outcome import Block, Outcome, Zone
 from acpitk.ranges import GIB, MIB, PAGE_SHIFT, PAGE_SIZE, align_down
 
 _SMALL_BLOCK, _LARGE_BLOCK = 128 * MIB, 2 * GIB
 _LARGE_FROM = 64 * GIB
+_FIRST_NODE = 0
+_SAMPLE_STEP = 4 * MIB
 
 
 class BlockReason(StrEnum):
@@ -43,7 +47,7 @@ def block_size(max_pfn: int, *, hypervisor: bool) -> int:
 
 
 def memory_blocks(
-    mb: Memblock, zones: Iterable[Zone], max_pfn: int, *, hypervisor: bool
+    mb: Memblock, zones: Iterable[Zone], max_pfn: int, policy: KernelPolicy, *, hypervisor: bool
 ) -> tuple[Block, ...]:
     """Every memory block with RAM, its zone and its verdict.
 
@@ -67,9 +71,34 @@ def memory_blocks(
             following = bisect_right(edges, start)
             quiet = align_down(edges[following], size) if following < len(edges) else start
             end = max(quiet, start + size)
-            blocks += _run(start, end, size, *_verdict(mb, zones, start, start + size))
+            blocks += _run(start, end, size, *_verdict(mb, zones, start, start + size, policy))
             start = reached = end
     return tuple(blocks)
+
+
+def hot_added(
+    outcome: Outcome, start: int, size: int, domain: int, options: CommandLine, build: KernelBuild
+) -> tuple[Block, ...]:
+    """The memory blocks of a device plugged into a running guest.
+
+    Its node is that of the domain its device object states, or, where no table named that domain, the first
+    node with memory: acpi_memory_enable_device() in drivers/acpi/acpi_memhotplug.c and
+    memory_add_physaddr_to_nid(). Its zone, default_zone_for_pfn() in mm/memory_hotplug.c for memory no zone
+    spans yet, is ZONE_MOVABLE under movable_node and Normal otherwise. Its SRAT flags do not matter.
+
+    Args:
+        outcome: the boot before the device came.
+        start: where the device is, bytes, 4 GiB or above.
+        size: bytes, whole memory blocks.
+    """
+    first = next((region.nid for region in outcome.memory or ()), None)
+    nid = (outcome.pxm_to_node or {}).get(domain, first)
+    movable = options.given("movable_node")
+    zone, reason = ("Movable", BlockReason.MOVABLE) if movable else ("Normal", BlockReason.KERNEL_ZONE)
+    return tuple(
+        Block(at, at + _SMALL_BLOCK, nid, zone, movable, reason.value, movable, build.hot_added_online)
+        for at in range(start, start + size, _SMALL_BLOCK)
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -84,16 +113,20 @@ def _run(
 
 
 def _verdict(
-    mb: Memblock, zones: tuple[Zone, ...], start: int, end: int
+    mb: Memblock, zones: tuple[Zone, ...], start: int, end: int, policy: KernelPolicy
 ) -> tuple[int | None, str | None, BlockReason]:
     nids = {row[2] for row in mb.memory if row[0] < end and row[1] > start}
     inside = [z for z in zones if z.nid in nids and z.start < end and z.end > start]
+    whole = _present_bytes(mb.memory, start, end) == end - start
+    if not whole and policy.holes_on_first_node and _spans(zones, start, end):
+        nids = nids | {_FIRST_NODE}
     single = len(nids) == 1 and len(inside) == 1
     zone = inside[0].zone if single else None
-    nid = next(iter(nids)) if len(nids) == 1 else None
-    if zone is None:
+    if policy.block_zone is BlockZone.SAMPLED and not (single and whole):
+        zone = _sampled(mb.memory, zones, start, end)
+    if not single:
         reason = BlockReason.SEVERAL_ZONES
-    elif _present_bytes(mb.memory, start, end) != end - start:
+    elif not whole:
         reason = BlockReason.HOLE
     elif zone != "Movable":
         reason = BlockReason.KERNEL_ZONE
@@ -101,7 +134,33 @@ def _verdict(
         reason = BlockReason.BOOT_MEMORY
     else:
         reason = BlockReason.MOVABLE
-    return nid, zone, reason
+    return next(iter(nids)) if len(nids) == 1 else None, zone, reason
+
+
+def _spans(zones: tuple[Zone, ...], start: int, end: int) -> bool:
+    """Whether register_memory_blocks_under_node() walks a block for the first node."""
+    own = [zone for zone in zones if zone.nid == _FIRST_NODE]
+    return bool(own) and min(z.start for z in own) < end and max(z.end for z in own) > start
+
+
+def _sampled(memory: list[Row], zones: tuple[Zone, ...], start: int, end: int) -> str | None:
+    """test_pages_in_a_zone(): the zone of the pages at every 4 MiB, if it is one and spans them all."""
+    found: Zone | None = None
+    for address in range(start, end, _SAMPLE_STEP):
+        zone = _page_zone(memory, zones, address)
+        if found is not None and not (zone == found and found.start <= address < found.end):
+            return None
+        found = zone
+    return found.zone if found is not None else None
+
+
+def _page_zone(memory: list[Row], zones: tuple[Zone, ...], address: int) -> Zone | None:
+    """The zone in a page's struct page; holes count to the RAM after them, or at the end to the last zone
+    (init_unavailable_range())."""
+    row = next((row for row in memory if row[1] > address), memory[-1])
+    own = [zone for zone in zones if zone.nid == row[2]]
+    at = max(address, row[0])
+    return next((zone for zone in own if zone.start <= at < zone.end), own[-1] if own else None)
 
 
 def _present_bytes(memory: list[Row], start: int, end: int) -> int:

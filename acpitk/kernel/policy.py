@@ -66,6 +66,13 @@ class NodeDataFailure(StrEnum):
     PANIC = "panic"
 
 
+class BlockZone(StrEnum):
+    """Where the zone of a memory block comes from."""
+
+    SAMPLED = "from a page every 4 MiB, whenever asked"
+    STORED = "from the spans of its node's zones, once at boot"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
     """What a field of `KernelPolicy` is about.
@@ -253,6 +260,20 @@ class KernelPolicy:
     revision_1_masks_pxm: bool = field(
         metadata=_behaviour("a revision 1 SRAT has 8 bits of proximity domain", **_AFFINITY)
     )
+    block_zone: BlockZone = field(
+        metadata=_behaviour(
+            "the zone of a memory block comes",
+            v5_10="test_pages_in_a_zone(), mm/memory_hotplug.c",
+            v6_1="early_node_zone_for_memory_block(), drivers/base/memory.c",
+        )
+    )
+    holes_on_first_node: bool = field(
+        metadata=_behaviour(
+            "a hole in a memory block counts as the first node's where that node's span covers the block",
+            v5_10="get_nid_for_pfn(), drivers/base/node.c",
+            v7_3="register_memory_blocks_under_node_early(), drivers/base/node.c",
+        )
+    )
 
     @property
     def version(self) -> tuple[int, int] | None:
@@ -348,6 +369,8 @@ V6_1 = KernelPolicy(
     movable_node_first=True,
     bottom_up_until_srat=True,
     revision_1_masks_pxm=True,
+    block_zone=BlockZone.STORED,
+    holes_on_first_node=True,
 )
 
 V5_10 = replace(
@@ -355,6 +378,7 @@ V5_10 = replace(
     name="v5.10",
     source="Debian linux-source-5.10 5.10.223",
     first_mib_reserved=False,
+    block_zone=BlockZone.SAMPLED,
 )
 
 V6_12 = replace(
@@ -376,6 +400,7 @@ V7_3 = replace(
     mirror_cuts_zones=True,
     kernel_reserves_marked=True,
     memory_map_after_zones=True,
+    holes_on_first_node=False,
 )
 
 SEED_2013 = replace(

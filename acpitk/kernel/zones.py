@@ -182,7 +182,8 @@ def _node_zones(
         present = sum(min(e, end) - max(s, start) for s, e in ranges if s < end and e > start)
         if mirrored and movable:
             present -= _moved_by_mirror(memory, start, end, name)
-        if end > start and present > 0:
+        # Moving more pages than the zone has wraps around, and the zone counts as populated.
+        if end > start and present:
             out.append(Zone(nid, name, start * PAGE_SIZE, end * PAGE_SIZE))
     return out
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from acpitk import klog
-from acpitk.errors import ToolError, UsageError
+from acpitk.errors import UsageError
 from acpitk.machine import Q35, Case
 from acpitk.outcome import Block, Outcome
 from acpitk.qemu.image import KernelImage
@@ -31,6 +31,7 @@ _OEM = b"BOCHS BXPC    "
 _BLOCK = 128 * MIB
 _DOMAIN_MAX = 127
 """MAX_NODES - 1 (include/sysemu/numa.h)."""
+_OST_EJECT, _OST_IN_PROGRESS = (3, 0x103), 0x84
 _POLL = 0.05
 _SETTLE = 5.0
 """Seconds blocks may take to come online by themselves."""
@@ -47,30 +48,9 @@ class HotAdd:
         if self.size < _BLOCK or self.size % _BLOCK or self.size > 64 * GIB:
             raise UsageError("memory to add comes in memory blocks: a multiple of 128M up to 64G")
         if not 0 <= self.domain <= _DOMAIN_MAX:
-            raise UsageError(f"QEMU plugs memory into proximity domains 0 to {_DOMAIN_MAX}, not {self.domain}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddedBlock:
-    """One memory block of the plugged device.
-
-    Args:
-        start, end: bytes.
-        nid: its node.
-        online: whether it came online by itself.
-        valid_zones: zones it could be onlined to before anybody did, the kernel's choice first; the zone it
-            is in where it came online by itself.
-        zone: the zone it was in once online.
-        removed: how offlining it ended: `offlined`, or the errno and the kernel's words.
-    """
-
-    start: int
-    end: int
-    nid: int | None
-    online: bool
-    valid_zones: tuple[str, ...]
-    zone: str | None
-    removed: str
+            raise UsageError(
+                f"QEMU plugs memory into proximity domains 0 to {_DOMAIN_MAX}, not {self.domain}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,25 +59,30 @@ class HotAddResult:
 
     Args:
         case: the case that was booted.
-        added: the memory blocks that appeared, None where the guest died.
-        unplugged: the guest released the device; its blocks are gone.
-        outcome: the boot before the device came.
+        added: the memory blocks of the device, and whether each could be offlined again; None where the
+            guest died.
+        valid_zones: for the start of each, the zones sysfs offered before anybody onlined it, the kernel's
+            choice first, or the one it was in already.
+        unplugged: the guest released the device and its blocks are gone.
+        outcome: the boot, and all memory blocks; those there before the device were not tried.
         console: everything the kernel printed.
         seconds: wall time.
     """
 
     case: Case
-    added: tuple[AddedBlock, ...] | None
+    added: tuple[Block, ...] | None
+    valid_zones: Mapping[int, str]
     unplugged: bool
     outcome: Outcome
     console: str
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The document's `hot_add`."""
+        """The document's `hot_add`: where the device was, what its blocks offered, whether it could go."""
         out: dict[str, Any] = {"unplugged": self.unplugged}
-        if self.added is not None:
-            out["blocks"] = [_added_json(block) for block in self.added]
+        if self.added:
+            out |= {"start": self.added[0].start, "end": self.added[-1].end}
+            out["valid_zones"] = sorted(set(self.valid_zones.values()))
         return out
 
 
@@ -153,24 +138,33 @@ def hot_add(
     def edit(argv: list[str]) -> list[str]:
         return _pluggable(argv, booted, device)
 
-    with running(
-        booted, image, initrd=content, qemu=qemu, timeout=timeout, stop=stop, edit=edit
-    ) as guest:
-        added, unplugged, seen = None, False, Outcome(source="boot", kernel=image.name)
+    with running(booted, image, initrd=content, qemu=qemu, timeout=timeout, stop=stop, edit=edit) as guest:
+        seen = Outcome(source="boot", kernel=image.name)
+        added: tuple[Block, ...] | None = None
+        words: dict[int, str] = {}
+        unplugged = False
         try:
             guest.greeting()
             progress("userspace runs")
             console, ended = guest.console, "marker"
             seen = observed(guest)
-            added, unplugged = _plug_and_unplug(guest, device)
+            words, added = _plug(guest, device)
+            unplugged = _unplug(guest, {block.start for block in added})
         except GuestDiedError as death:
             console, ended = guest.console, death.end
         log = klog.parse(console, kernel=image.name, ended=ended)
         return HotAddResult(
             case=case,
             added=added,
+            valid_zones=words,
             unplugged=unplugged,
-            outcome=replace(log, zones=seen.zones, distances=seen.distances, channel=CHANNEL),
+            outcome=replace(
+                log,
+                zones=seen.zones,
+                distances=seen.distances,
+                blocks=None if seen.blocks is None or added is None else (*seen.blocks, *added),
+                channel=CHANNEL,
+            ),
             console=guest.console,
             seconds=time.monotonic() - begun,
         )
@@ -191,54 +185,48 @@ def _pluggable(argv: list[str], case: Case, device: HotAdd) -> list[str]:
     return out
 
 
-def _plug_and_unplug(guest: Guest, device: HotAdd) -> tuple[tuple[AddedBlock, ...], bool]:
+def _plug(guest: Guest, device: HotAdd) -> tuple[dict[int, str], tuple[Block, ...]]:
+    """Plug the device in, online its blocks and offline them; what they offered and how that went."""
+    before = {block.start for block in blocks(guest)}
     guest.monitor("qmp_capabilities")
     guest.monitor("object-add", qom_type="memory-backend-ram", id="mem1", size=device.size, reserve=False)
     guest.monitor("device_add", driver="pc-dimm", id="dimm1", memdev="mem1", node=device.domain)
-    new = _arrived(guest, device.size)
+    new = _arrived(guest, before, device.size)
+    offered = guest.each(MEMORY, "valid_zones")
+    words = {block.start: offered[f"memory{block.start // (block.end - block.start)}"] for block in new}
     automatic = {block.start for block in new if block.reason == "online"}
-    words = guest.each(MEMORY, "valid_zones")
     for block in new:
         if block.start not in automatic:
             guest.write(state_file(block), "online")
-    now = {block.start: block for block in blocks(guest)}
-    added = tuple(
-        AddedBlock(
-            start=block.start,
-            end=block.end,
-            nid=block.nid,
-            online=block.start in automatic,
-            valid_zones=tuple(words[state_file(block).split("/")[-2]].split()),
-            zone=now[block.start].zone,
-            removed=offline(guest, now[block.start]).reason,
-        )
-        for block in new
-    )
+    online = [block for block in blocks(guest) if block.start in words]
+    return words, tuple(replace(offline(guest, b), online=b.start in automatic) for b in online)
+
+
+def _unplug(guest: Guest, added: set[int]) -> bool:
     guest.monitor("device_del", id="dimm1")
-    event = guest.event("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", device="dimm1")
-    return added, event == "DEVICE_DELETED" and not {block.start for block in blocks(guest)} & {
-        block.start for block in added
-    }
+    return guest.event(_unplugged) and not added & {block.start for block in blocks(guest)}
 
 
-def _arrived(guest: Guest, size: int) -> tuple[Block, ...]:
+def _unplugged(event: str, data: Mapping[str, Any]) -> bool | None:
+    """Whether the guest let the device go, None where an event does not tell. A guest that cannot says so
+    through _OST: ejection request, and a status that is neither 0 nor "in progress" (ACPI 6.5, 6.3.5)."""
+    if event == "DEVICE_DELETED":
+        return True if data.get("device") == "dimm1" else None
+    if event == "ACPI_DEVICE_OST":
+        info = data["info"]
+        failed = info["source"] in _OST_EJECT and info["status"] not in (0, _OST_IN_PROGRESS)
+        return False if failed else None
+    return None
+
+
+def _arrived(guest: Guest, before: set[int], size: int) -> tuple[Block, ...]:
     """The new memory blocks, once all of them exist and, where the kernel onlines them, are online."""
     policy = guest.read(f"{MEMORY}/auto_online_blocks")
     wanted = "offline" if isinstance(policy, FileError) or policy.strip() == "offline" else "online"
     deadline = time.monotonic() + _SETTLE
-    before = {block.start for block in blocks(guest)}
     while True:
         new = tuple(block for block in blocks(guest) if block.start not in before)
         complete = sum(block.end - block.start for block in new) == size
         if (complete and all(block.reason == wanted for block in new)) or time.monotonic() > deadline:
             return new
         time.sleep(_POLL)
-
-
-def _added_json(block: AddedBlock) -> Mapping[str, Any]:
-    out: dict[str, Any] = {"start": block.start, "end": block.end, "online": block.online}
-    if block.nid is not None:
-        out["nid"] = block.nid
-    if block.zone is not None:
-        out["zone"] = block.zone
-    return out | {"valid_zones": list(block.valid_zones), "removed": block.removed}

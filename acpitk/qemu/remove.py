@@ -36,13 +36,15 @@ class RemovalResult:
 
     Args:
         case: the case that was booted: the given one with the initrd that holds userspace.
-        outcome: what was observed; `blocks` is None where the guest died, `panic` says how.
+        outcome: what was observed; where the guest died, `panic` says how and not all `blocks` were tried.
+        deadly: the block whose offlining killed it.
         console: everything the kernel printed.
         seconds: wall time.
     """
 
     case: Case
     outcome: Outcome
+    deadly: Block | None
     console: str
     seconds: float
 
@@ -69,28 +71,35 @@ def remove(
     case = with_initrd(case, len(archive))
     begun = time.monotonic()
     with running(case, image, initrd=archive, qemu=qemu, timeout=timeout, stop=stop) as guest:
+        seen = Outcome(source="boot", kernel=image.name)
+        tried: list[Block] = []
         try:
             guest.greeting()
             progress("userspace runs")
-            console = guest.console
             seen = observed(guest)
-            tried = tuple(_try(guest, block) for block in seen.blocks or ())
-            outcome = replace(seen, blocks=tried, panic=None)
-            ended = "marker"
+            for block in seen.blocks or ():
+                tried.append(_try(guest, block))
+            console, ended = guest.console, "marker"
         except GuestDiedError as death:
-            console, ended, outcome = guest.console, death.end, Outcome(source="boot", kernel=image.name)
+            console, ended = guest.console, death.end
+        left = (seen.blocks or ())[len(tried) :]
         log = klog.parse(console, kernel=image.name, ended=ended)
         return RemovalResult(
             case=case,
-            outcome=replace(log, zones=outcome.zones, distances=outcome.distances, blocks=outcome.blocks),
-            console=guest.console,
+            outcome=replace(
+                log,
+                zones=seen.zones,
+                distances=seen.distances,
+                blocks=None if seen.blocks is None else (*tried, *left),
+            ),
+            deadly=left[0] if left else None,
+            console=console,
             seconds=time.monotonic() - begun,
         )
 
 
 def observed(guest: Guest) -> Outcome:
-    """Zones, distances and memory blocks as userspace sees them; a block that is online counts as one that
-    was not tried: `removable` False, `reason` its state."""
+    """Zones, distances and memory blocks as userspace sees them; no block was tried yet."""
     zoneinfo = guest.read("/proc/zoneinfo")
     return Outcome(
         source="boot",
@@ -118,8 +127,8 @@ def distances(rows: dict[str, str], possible: str | FileError) -> tuple[tuple[in
 
 
 def blocks(guest: Guest) -> tuple[Block, ...]:
-    """The memory blocks by address. `nid` is None for a block several nodes list, `zone` for a block without
-    a single zone."""
+    """The memory blocks by address, not tried; `reason` is the state. `nid` is None for a block several nodes
+    list, `zone` for a block without a single zone."""
     size = guest.read(f"{MEMORY}/block_size_bytes")
     if isinstance(size, FileError):
         return ()
@@ -142,6 +151,7 @@ def blocks(guest: Guest) -> tuple[Block, ...]:
                 zone=None if zone == "none" else zone,
                 removable=False,
                 reason=state,
+                certain=False,
             )
         )
     return tuple(sorted(out, key=lambda block: block.start))
@@ -149,16 +159,16 @@ def blocks(guest: Guest) -> tuple[Block, ...]:
 
 def offline(guest: Guest, block: Block) -> Block:
     """Try to offline a block; it stays offline where that works."""
-    state = state_file(block)
+    before, words = len(guest.console), ""
     for _ in range(_TRIES):
-        before = len(guest.console)
-        error = guest.write(state, "offline")
+        error = guest.write(state_file(block), "offline")
         if error is None:
-            return replace(block, removable=True, reason=OFFLINED)
+            return replace(block, removable=True, reason=OFFLINED, certain=True)
+        said = _FAILED.findall(guest.console[before:])
+        words = f"{error.name}: {said[-1] if said else _ERRORS.get(error.name, 'no words for it')}"
         if error.name != "EBUSY":
             break
-    words = _FAILED.findall(guest.console[before:])
-    return replace(block, reason=f"{error.name}: {words[-1] if words else _ERRORS.get(error.name, '')}")
+    return replace(block, reason=words, certain=True)
 
 
 def _try(guest: Guest, block: Block) -> Block:

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from errno import errorcode
@@ -28,7 +28,6 @@ from typing import Any
 from acpitk import klog
 from acpitk.errors import ToolError, UsageError
 from acpitk.machine import Q35, Case
-from acpitk.outcome import Outcome
 from acpitk.qemu.argv import qemu_argv
 from acpitk.qemu.image import KernelImage, cache_dir
 from acpitk.qemu.initramfs import Entry, archive
@@ -36,10 +35,10 @@ from acpitk.qemu.runner import find_qemu
 
 SOURCE = Path(__file__).with_name("guest") / "init.c"
 CC_FLAGS = (
-    "-std=gnu11 -Os -static -nostdlib -ffreestanding -fno-pie -no-pie -fno-stack-protector -fno-ident"
-    " -fno-asynchronous-unwind-tables -fcf-protection=none -s"
-    " -Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,norelro"
-).split()
+    *("-std=gnu11", "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-pie", "-no-pie", "-s"),
+    *("-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-fno-ident"),
+    *("-Wl,--build-id=none", "-Wl,-z,noseparate-code", "-Wl,-z,norelro"),
+)
 CMDLINE = (
     "rdinit=/init cryptomgr.notests initcall_blacklist=load_system_certificate_list"
     ' dyndbg="func offline_pages +p"'
@@ -196,12 +195,13 @@ class Guest:
                 raise ToolError(f"QEMU refused {execute}: {message['error'].get('desc')}")
             self._events.append(message)
 
-    def event(self, *names: str, device: str) -> str:
-        """Wait for the first of these QMP events about a device; its name."""
+    def event(self, judge: Callable[[str, Mapping[str, Any]], bool | None]) -> bool:
+        """Wait for the first QMP event about which `judge(name, data)` has an opinion, and return that."""
         while True:
-            for message in self._events:
-                if message.get("event") in names and message["data"].get("device") == device:
-                    return str(message["event"])
+            while self._events:
+                message = self._events.pop(0)
+                if (verdict := judge(str(message.get("event")), message.get("data", {}))) is not None:
+                    return verdict
             self._events.append(json.loads(self._line(self._monitor)))
 
     def _ask(self, command: str) -> str | FileError:

@@ -187,7 +187,7 @@ def test_a_field_that_one_side_did_not_observe_is_counted_not_compared(field: st
 
 def test_every_field_of_an_outcome_is_compared_or_meant_not_to_be() -> None:
     names = {field.name for field in fields(Outcome)}
-    assert set(compare(FULL, BOOT).fields) == names - {"source", "kernel", "messages"}
+    assert set(compare(FULL, BOOT).fields) == names - {"source", "kernel", "channel", "messages"}
     assert set(CHANGES) == set(compare(FULL, BOOT).fields)
     assert {rule for _, rule, _ in CHANGES.values()} == {rule for rule in RULES if rule.startswith("DIFF-")}
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -219,6 +219,7 @@ def _keep(found: dict[str, Found], new: Found) -> None:
     found[signature] = new
 
 
+@lru_cache(maxsize=1024)
 def _complexity(case: Case) -> tuple[int, int]:
     """Damaged tables, then bytes: a sound table says more about a cause than a shorter damaged one."""
     srats = [table for table in case.tables if table[:4] == b"SRAT"]

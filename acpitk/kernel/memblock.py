@@ -144,8 +144,8 @@ class Memblock:
         end = min(end or self.current_limit, self.current_limit)
         start = max(start, PAGE_SIZE)
         end = max(start, end)
-        skip = HOTPLUG if self.skips_hotplug else 0
         if self.bottom_up:
+            skip = HOTPLUG if self.skips_hotplug else 0
             for row in self.memory:
                 if row[3] & skip or (nid != NO_NID and row[2] != nid):
                     continue
@@ -154,22 +154,52 @@ class Memblock:
                     if candidate < high and high - candidate >= size:
                         return candidate
             return 0
+        return self._highest(size, align, start, end, nid)[0]
+
+    def _highest(self, size: int, align: int, start: int, end: int, nid: int) -> tuple[int, int]:
+        """__memblock_find_range_top_down(): the address, and where its free range begins; 0, 0 is none."""
+        skip = HOTPLUG if self.skips_hotplug else 0
         reserved = self.reserved
         for row in reversed(self.memory):
             if row[3] & skip or (nid != NO_NID and row[2] != nid):
                 continue
-            low, top = max(row[0], start), min(row[1], end)
+            low = row[0] if row[0] > start else start
+            top = row[1] if row[1] < end else end
             index = bisect_left(reserved, (top,)) - 1
             while top > low:
                 below, taken_to = reserved[index][:2] if index >= 0 else (0, 0)
+                floor = taken_to if taken_to > low else low
                 candidate = (top - size) & -align
-                if top >= size and candidate >= max(taken_to, low):
-                    return candidate
+                if top >= size and candidate >= floor:
+                    return candidate, floor
                 if taken_to <= low:
                     break
-                top = min(top, below)
+                if below < top:
+                    top = below
                 index -= 1
-        return 0
+        return 0, 0
+
+    def allocate_pieces(self, purpose: str, size: int, count: int, *, start: int, nid: int) -> int:
+        """How many of `count` equal pieces, each aligned to its size, top-down allocations find.
+
+        Pieces are taken one after the other on the node, then anywhere, then below `start`, too; those
+        that follow each other downwards in one free range are logged as one.
+        """
+        taken = 0
+        while taken < count:
+            for low, wanted in ((start, nid), (start, NO_NID), (0, nid), (0, NO_NID)):
+                at, floor = self._highest(size, size, max(low, PAGE_SIZE), self.current_limit, wanted)
+                if at:
+                    break
+            else:
+                break
+            here = min(count - taken, 1 + (at - floor) // size)
+            first = at - (here - 1) * size
+            flags = RSRV_KERN if self.marks_kernel else 0
+            self.reserve(first, at + size, wanted if self.marks_kernel else NO_NID, flags)
+            self.log.append((purpose, first, at + size, nid))
+            taken += here
+        return taken
 
     def allocate(
         self,

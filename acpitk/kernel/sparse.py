@@ -7,6 +7,8 @@ arch/x86/kernel/setup_percpu.c.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from acpitk.kernel.memblock import Memblock
 from acpitk.kernel.numa import page_ranges
 from acpitk.kernel.policy import KernelBuild, KernelPolicy
@@ -37,13 +39,15 @@ def populate(mb: Memblock, nodes: list[NodeData], policy: KernelPolicy, build: K
     Raises:
         KernelPanicError: no memory where the kernel panics for it.
     """
-    sections = _present_sections(mb)
+    runs = _runs(mb)
     if not mb.allocate_retry("section roots", build.section_roots, _CACHE_LINE):
         raise KernelPanicError(f"{_ROOTS}: Failed to allocate {build.section_roots} bytes align=0x40")
-    roots: set[int] = set()
-    for section, nid in sections.items():
-        if (root := section // build.sections_per_root) not in roots:
-            roots.add(root)
+    next_root = 0
+    for nid, run in runs:
+        for root in _groups(run, build.sections_per_root):
+            if root < next_root:
+                continue
+            next_root = root + 1
             if not mb.allocate_retry("section root", build.section_root, _CACHE_LINE, nid=nid):
                 raise KernelPanicError(
                     f"sparse_index_alloc: Failed to allocate {build.section_root} bytes nid={nid}"
@@ -51,7 +55,7 @@ def populate(mb: Memblock, nodes: list[NodeData], policy: KernelPolicy, build: K
     data = {node.nid: node.start for node in nodes}
     tables: set[int] = set()
     lost: list[int] = []
-    for nid, run in _runs(sections):
+    for nid, run in runs:
         lost += _populate_run(mb, nid, run, data.get(nid, 0), tables, policy, build)
     return lost
 
@@ -59,7 +63,7 @@ def populate(mb: Memblock, nodes: list[NodeData], policy: KernelPolicy, build: K
 def _populate_run(
     mb: Memblock,
     nid: int,
-    run: list[int],
+    run: list[range],
     node_data: int,
     tables: set[int],
     policy: KernelPolicy,
@@ -67,28 +71,36 @@ def _populate_run(
 ) -> list[int]:
     """sparse_init_nid(): the sections from the first one without memory for it on."""
     late = policy.memory_map_after_zones
-    usage = build.section_usage * len(run)
+    count = sum(map(len, run))
+    usage = build.section_usage * count
     if late:
         usage_found = bool(mb.allocate("section usage", usage, _CACHE_LINE, nid=nid))
     else:
         usage_found = _usage_near(mb, usage, node_data)
+    if not usage_found and late:
+        raise KernelPanicError(f"Failed to allocate usemap for node {nid}")
     if not usage_found:
-        if late:
-            raise KernelPanicError(f"Failed to allocate usemap for node {nid}")
-        return run
+        return [section for part in run for section in part]
     size = _SECTION_PAGES * build.struct_page
-    if not late and mb.allocate_retry(
-        MEMORY_MAP, size * len(run), _PMD_SIZE, start=_MAX_DMA, nid=nid, exact=True
-    ):
-        for pud in sorted({section * size // GIB for section in run}):
-            _page_tables(mb, nid, pud, tables)
-        return []
-    for index, section in enumerate(run):
-        _page_tables(mb, nid, section * size // GIB, tables)
-        if not all(_map_piece(mb, nid) for _ in range(size // _PMD_SIZE)):
+    buffered = not late and mb.allocate_retry(
+        MEMORY_MAP, size * count, _PMD_SIZE, start=_MAX_DMA, nid=nid, exact=True
+    )
+    per_table = GIB // size
+    for table in _groups(run, per_table):
+        _page_tables(mb, nid, table, tables)
+        if buffered:
+            continue
+        part = [section for sections in run for section in sections if section // per_table == table]
+        taken = mb.allocate_pieces(
+            MEMORY_MAP, _PMD_SIZE, len(part) * size // _PMD_SIZE, start=_MAX_DMA, nid=nid
+        )
+        mapped = taken * _PMD_SIZE // size
+        while mapped < len(part) and _base_pages(mb, nid, size):
+            mapped += 1
+        if mapped < len(part):
             if late:
-                raise KernelPanicError(f"Failed to allocate memmap for section {section}")
-            return run[index:]
+                raise KernelPanicError(f"Failed to allocate memmap for section {part[mapped]}")
+            return [section for sections in run for section in sections if section >= part[mapped]]
     return []
 
 
@@ -100,30 +112,36 @@ def percpu(mb: Memblock, nid: int) -> None:
     """
     if mb.allocate_retry("percpu area", _PMD_SIZE, _PMD_SIZE, start=_MAX_DMA, nid=nid):
         return
-    if not all(
-        mb.allocate_retry("percpu area", PAGE_SIZE, PAGE_SIZE, start=_MAX_DMA, nid=nid)
-        for _ in range(_PERCPU_PAGES)
-    ):
+    if mb.allocate_pieces("percpu area", PAGE_SIZE, _PERCPU_PAGES, start=_MAX_DMA, nid=nid) < _PERCPU_PAGES:
         raise KernelPanicError("cannot initialize percpu area (err=-12)")
 
 
-def _present_sections(mb: Memblock) -> dict[int, int]:
-    """Section number -> nid of the first region that touches it (memory_present())."""
-    sections: dict[int, int] = {}
+def _runs(mb: Memblock) -> list[tuple[int, list[range]]]:
+    """Present sections in order, cut where the node changes: memory_present(), sparse_init().
+
+    A section belongs to the first region that touches it; a run goes on across holes.
+    """
+    runs: list[tuple[int, list[range]]] = []
+    reached = 0
     for start, end, nid in page_ranges(mb.memory):
-        for section in range(start // _SECTION_PAGES, (end - 1) // _SECTION_PAGES + 1):
-            sections.setdefault(section, nid)
-    return sections
-
-
-def _runs(sections: dict[int, int]) -> list[tuple[int, list[int]]]:
-    runs: list[tuple[int, list[int]]] = []
-    for section, nid in sections.items():
-        if runs and runs[-1][0] == nid:
-            runs[-1][1].append(section)
-        else:
-            runs.append((nid, [section]))
+        first, last = max(start // _SECTION_PAGES, reached), (end - 1) // _SECTION_PAGES + 1
+        if first >= last:
+            continue
+        reached = last
+        if not runs or runs[-1][0] != nid:
+            runs.append((nid, []))
+        runs[-1][1].append(range(first, last))
     return runs
+
+
+def _groups(run: list[range], size: int) -> Iterator[int]:
+    """Numbers of the groups of `size` sections that the run touches, ascending."""
+    last = -1
+    for part in run:
+        for group in range(part[0] // size, part[-1] // size + 1):
+            if group > last:
+                last = group
+                yield group
 
 
 def _usage_near(mb: Memblock, size: int, node_data: int) -> bool:
@@ -136,14 +154,10 @@ def _usage_near(mb: Memblock, size: int, node_data: int) -> bool:
     )
 
 
-def _map_piece(mb: Memblock, nid: int) -> bool:
-    """vmemmap_populate_hugepages() of 2 MiB; vmemmap_populate_basepages() where no such piece is left."""
-    if mb.allocate_retry(MEMORY_MAP, _PMD_SIZE, _PMD_SIZE, start=_MAX_DMA, nid=nid):
-        return True
-    return all(
-        mb.allocate_retry(MEMORY_MAP, PAGE_SIZE, PAGE_SIZE, start=_MAX_DMA, nid=nid)
-        for _ in range(1 + _PMD_SIZE // PAGE_SIZE)
-    )
+def _base_pages(mb: Memblock, nid: int, size: int) -> bool:
+    """vmemmap_populate_basepages(): `size` bytes of single pages, where no 2 MiB piece is left."""
+    pages = size // PAGE_SIZE + size // _PMD_SIZE
+    return mb.allocate_pieces(MEMORY_MAP, PAGE_SIZE, pages, start=_MAX_DMA, nid=nid) == pages
 
 
 def _page_tables(mb: Memblock, nid: int, gib: int, tables: set[int]) -> None:

@@ -124,11 +124,11 @@ def _verdict(
     zone = inside[0].zone if single else None
     if policy.block_zone is BlockZone.SAMPLED and not (single and whole):
         zone = _sampled(mb.memory, zones, start, end)
-    if not single:
+    if zone is None:
         reason = BlockReason.SEVERAL_ZONES
     elif not whole:
         reason = BlockReason.HOLE
-    elif zone != "Movable":
+    elif zone != "Movable" or not single:  # a piece of another zone may lie between the samples
         reason = BlockReason.KERNEL_ZONE
     elif any(row[0] < end and row[1] > start for row in mb.reserved):
         reason = BlockReason.BOOT_MEMORY
@@ -155,12 +155,12 @@ def _sampled(memory: list[Row], zones: tuple[Zone, ...], start: int, end: int) -
 
 
 def _page_zone(memory: list[Row], zones: tuple[Zone, ...], address: int) -> Zone | None:
-    """The zone in a page's struct page; holes count to the RAM after them, or at the end to the last zone
-    (init_unavailable_range())."""
+    """The zone in a page's struct page, of two that overlap the one initialised last. Holes count to the RAM
+    after them, or at the end to the last zone (init_unavailable_range())."""
     row = next((row for row in memory if row[1] > address), memory[-1])
     own = [zone for zone in zones if zone.nid == row[2]]
-    at = max(address, row[0])
-    return next((zone for zone in own if zone.start <= at < zone.end), own[-1] if own else None)
+    spanning = [zone for zone in own if zone.start <= max(address, row[0]) < zone.end] or own[-1:]
+    return next(iter(spanning if address < row[0] else reversed(spanning)), None)
 
 
 def _present_bytes(memory: list[Row], start: int, end: int) -> int:

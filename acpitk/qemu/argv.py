@@ -10,8 +10,9 @@ from acpitk.errors import UsageError
 from acpitk.machine import Case, Machine
 from acpitk.ranges import MIB
 
-CMDLINE = "earlyprintk=serial console=ttyS0 ignore_loglevel memblock=debug nokaslr panic=-1"
-"""What every boot adds in front of the case's own kernel arguments."""
+NOKASLR = "nokaslr"
+CMDLINE = f"earlyprintk=serial console=ttyS0 ignore_loglevel memblock=debug {NOKASLR} panic=-1"
+"""What every boot adds in front of the case's own kernel arguments, `nokaslr` unless it is about that."""
 CMDLINE_MAX = 2047
 """COMMAND_LINE_SIZE - 1 of x86 (arch/x86/include/asm/setup.h)."""
 TABLE_MIN, TABLE_MAX = 36, 65535
@@ -50,6 +51,7 @@ def qemu_argv(
     table_paths: Sequence[Path],
     initrd: Path | None = None,
     memory_path: Path | None = None,
+    kaslr: bool = False,
     extra: Sequence[str] = (),
 ) -> list[str]:
     """The argument list that boots `case`, its console on stdout.
@@ -61,6 +63,7 @@ def qemu_argv(
         table_paths: one file per table of the case, in order; no ':' or ',' in the names.
         initrd: the file of `case.machine.initrd` bytes, where that is not 0.
         memory_path: a file of the guest's size to share as its RAM; None is anonymous memory.
+        kaslr: let the kernel place itself at random; `kernel` is a bzImage then.
         extra: more QEMU arguments.
 
     Raises:
@@ -77,6 +80,7 @@ def qemu_argv(
         if {":", ","} & set(str(path)):
             raise UsageError(f"{path}: QEMU cannot take a path with ':' or ','")
     backend = f"memory-backend-file,mem-path={memory_path},share=on" if memory_path else "memory-backend-ram"
+    own = CMDLINE.replace(f"{NOKASLR} ", "") if kaslr else CMDLINE
     # fmt: off
     argv = [
         qemu,
@@ -84,7 +88,7 @@ def qemu_argv(
         "-m", f"{machine.memory // MIB}M",
         "-object", f"{backend},id=ram0,size={machine.memory},reserve=off",
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
-        "-kernel", str(kernel), "-append", f"{CMDLINE} {case.cmdline}".rstrip(),
+        "-kernel", str(kernel), "-append", f"{own} {case.cmdline}".rstrip(),
     ]
     # fmt: on
     for path in table_paths:

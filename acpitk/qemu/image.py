@@ -57,6 +57,18 @@ class KernelImage:
     path: Path
     version: str
 
+    @property
+    def vmlinuz(self) -> Path:
+        """The bzImage it was unpacked from, which places itself at random (KASLR).
+
+        Raises:
+            ToolError: only the vmlinux is here.
+        """
+        if (path := self.path.with_name("vmlinuz")).is_file() and _meta(path.parent) is not None:
+            return path
+        how = f"run: acpitk kernel fetch {self.name}" if self.name in SUITES else "give the vmlinuz"
+        raise ToolError(f"kernel {self.name}: only its vmlinux is here, and KASLR is in the vmlinuz: {how}")
+
 
 def cache_dir() -> Path:
     """Where acpitk keeps what it downloads: $ACPITK_CACHE, else acpitk under the XDG cache directory."""
@@ -92,7 +104,7 @@ def find_kernel(spec: str) -> KernelImage:
         release = banner(data)
         return KernelImage(release, path.resolve(), release)
     vmlinux = extract_vmlinux(data)
-    return _store(f"sha256-{hashlib.sha256(data).hexdigest()}", vmlinux, package=str(path.name))
+    return _store(f"sha256-{hashlib.sha256(data).hexdigest()}", vmlinux, vmlinuz=data, package=str(path.name))
 
 
 def verify(image: KernelImage) -> None:
@@ -110,7 +122,8 @@ def fetch(name: str, *, progress: Callable[[str], None] = lambda _: None) -> Ker
     """Download Debian's kernel `name` with the system's apt and mirror, unpack it, cache the vmlinux.
 
     Nothing is installed, and apt's own state is not touched: lists and packages live in a temporary
-    directory. `progress` gets one line per step. A kernel already cached is returned at once.
+    directory. `progress` gets one line per step. A kernel already cached, vmlinuz included, is returned at
+    once.
 
     Raises:
         UsageError: `name` is not in `SUITES`.
@@ -118,7 +131,7 @@ def fetch(name: str, *, progress: Callable[[str], None] = lambda _: None) -> Ker
     """
     if name not in SUITES:
         raise UsageError(f"no kernel is called {name!r}; known: {', '.join(SUITES)}")
-    if (image := _cached(name)) is not None:
+    if (image := _complete(name)) is not None:
         return image
     for tool in ("apt-get", "apt-cache", "dpkg-deb"):
         if shutil.which(tool) is None:
@@ -139,11 +152,12 @@ def fetch(name: str, *, progress: Callable[[str], None] = lambda _: None) -> Ker
         images = [*apt.root.glob("x/boot/vmlinuz-*"), *apt.root.glob("x/usr/lib/modules/*/vmlinuz")]
         if not images:
             raise ToolError(f"package {package} has no vmlinuz in it")
-        vmlinux = extract_vmlinux(images[0].read_bytes())
+        vmlinuz = images[0].read_bytes()
+        vmlinux = extract_vmlinux(vmlinuz)
     release = banner(vmlinux)
     if not re.match(rf"{re.escape(name[1:])}(?!\d)", release):
         raise ToolError(f"{SUITES[name][0]} no longer has {name}: its {package} is Linux {release}")
-    return _store(name, vmlinux, package=package)
+    return _store(name, vmlinux, vmlinuz=vmlinuz, package=package)
 
 
 class _Apt:
@@ -251,8 +265,13 @@ def _cached(key: str) -> KernelImage | None:
     return KernelImage(str(meta.get("name")), path, str(meta.get("version")))
 
 
-def _store(key: str, vmlinux: bytes, *, package: str) -> KernelImage:
-    if (image := _cached(key)) is not None:
+def _complete(key: str) -> KernelImage | None:
+    image = _cached(key)
+    return image if image is not None and image.path.with_name("vmlinuz").is_file() else None
+
+
+def _store(key: str, vmlinux: bytes, *, vmlinuz: bytes, package: str) -> KernelImage:
+    if (image := _complete(key)) is not None:
         return image
     release = banner(vmlinux)
     target = _entry(key)
@@ -263,6 +282,7 @@ def _store(key: str, vmlinux: bytes, *, package: str) -> KernelImage:
     staging = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
     try:
         (staging / "vmlinux").write_bytes(vmlinux)
+        (staging / "vmlinuz").write_bytes(vmlinuz)
         (staging / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
         staging.chmod(0o755)
         if target.exists():

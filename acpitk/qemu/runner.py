@@ -122,9 +122,12 @@ def boot(
     qemu: Path | None = None,
     timeout: float = 30,
     marker: Marker = Marker.ZONES,
+    kaslr: bool = False,
     stop: threading.Event | None = None,
 ) -> BootResult:
     """Boot `case` on `image` until `marker`, a panic, an exit or `timeout` seconds.
+
+    With `kaslr` its vmlinuz is booted, and places itself at random.
 
     Setting `stop` from another thread ends the boot with a `ToolError`.
 
@@ -153,7 +156,8 @@ def boot(
         argv = qemu_argv(
             case,
             qemu=str(qemu),
-            kernel=image.path.absolute(),
+            kernel=(image.vmlinuz if kaslr else image.path).absolute(),
+            kaslr=kaslr,
             table_paths=[_fd_path(fd) for fd in tables],
             initrd=_fd_path(initrd) if initrd is not None else None,
             memory_path=_fd_path(ram),

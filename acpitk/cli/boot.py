@@ -2,33 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+from rich.console import RenderableType
 
 from acpitk.checks.differential import Comparison, compare
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.invariants import check
-from acpitk.cli.inputs import PATH, case_options, find_image, json_option, kernel_option, read_case
+from acpitk.cli.inputs import PATH, case_options, find_image, json_option, kernel_option, read_case, size
 from acpitk.cli.output import check_file_target, emit, emit_json, note, write_file
 from acpitk.cli.predict import exit_status
 from acpitk.errors import UsageError
 from acpitk.kernel.boot import predict
-from acpitk.kernel.policy import POLICIES
+from acpitk.kernel.cmdline import parse_cmdline
+from acpitk.kernel.hotplug import hot_added
+from acpitk.kernel.policy import BUILDS, POLICIES
 from acpitk.machine import Q35, Case
+from acpitk.outcome import Outcome
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
+from acpitk.qemu.hot_add import HotAdd, device_address, hot_add
 from acpitk.qemu.image import KernelImage
+from acpitk.qemu.kaslr import Landing, kaslr
+from acpitk.qemu.remove import remove
 from acpitk.qemu.runner import PROGRAM, boot, find_qemu
-from acpitk.report.text import render_comparison, render_findings, render_outcome
+from acpitk.report.text import render_comparison, render_findings, render_outcome, span, table
+
+
+class _Booted(NamedTuple):
+    """One boot of any kind: the case that was really booted, what it gave, and what is special about it."""
+
+    case: Case
+    outcome: Outcome
+    console: str
+    document: dict[str, Any]
+    report: list[RenderableType]
+
+
+def _device(text: str) -> HotAdd:
+    """Option type: `1G`, or `1G@2` for proximity domain 2; without one, the SRAT decides."""
+    bytes_, at, domain = str(text).partition("@")
+    if at and not (domain.isascii() and domain.isdigit()):
+        raise click.BadParameter(f"{text!r}: expected SIZE@DOMAIN, for example 1G@1")
+    try:
+        return HotAdd(size=size(bytes_), domain=int(domain) if at else None)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command("boot")
 @case_options
 @click.option("--kernel-image", "image_spec", default="v6.1", help="Fetched kernel or path.  [default: v6.1]")
 @kernel_option(None)
+@click.option("--remove", "removing", is_flag=True, help="Boot to userspace and offline every memory block.")
+@click.option(
+    "--hot-add",
+    "device",
+    type=_device,
+    metavar="SIZE[@DOMAIN]",
+    help="Plug memory into the running guest, then offline and unplug it.",
+)
+@click.option(
+    "--kaslr",
+    "boots",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Boot N times with the kernel placed at random and count what happens.",
+)
 @click.option("--check", "compare_model", is_flag=True, help="Compare with the model field by field.")
 @click.option("--console", "console_file", type=PATH, help="Save the console log here.")
 @click.option("--timeout", type=click.FloatRange(0.1, 3600), default=60, help="Seconds.  [default: 60]")
@@ -37,6 +80,9 @@ from acpitk.report.text import render_comparison, render_findings, render_outcom
 def command(
     image_spec: str,
     kernel: str | None,
+    removing: bool,
+    device: HotAdd | None,
+    boots: int | None,
     compare_model: bool,
     console_file: Path | None,
     timeout: float,
@@ -49,8 +95,15 @@ def command(
     Exit status 1: the kernel panicked or hung, or, with --check, it differs from the model or the model has
     findings of severity error or warning. --kernel names the row to compare where the image is a path.
 
+    --remove and --hot-add boot to a userspace of 2 KB: an initrd, compiled here with gcc, that lands at the
+    top of low RAM and makes its node a kernel node. The model is asked about that machine. --hot-add lets the
+    SRAT in through the initrd, because QEMU then has one of its own. --kaslr ends with 1 where boots differ.
+
     \b
     Examples:
+      acpitk boot case.json --kernel-image v7.3 --remove --check
+      acpitk boot --srat srat.bin --mem 1G --cmdline movable_node --hot-add 1G@1 --check
+      acpitk boot --srat srat.bin --mem 3G --cmdline movable_node --kaslr 8
       acpitk boot --srat srat.bin --mem 1G --cmdline movable_node --check
       acpitk boot case.json --kernel-image /boot/vmlinuz --kernel v6.1 --check
       acpitk boot case.json --dry-run
@@ -65,20 +118,37 @@ def command(
     row = kernel or image.name
     if compare_model and row not in POLICIES:
         raise UsageError(f"{image_spec} is Linux {row}: say which row of the model it is with --kernel")
+    if len([True for mode in (removing, device, boots, dry_run) if mode]) > 1:
+        raise UsageError("--remove, --hot-add, --kaslr and --dry-run exclude one another")
+    if boots and (compare_model or console_file):
+        raise UsageError("--kaslr is many boots: leave out --check and --console")
     if dry_run:
         print(_shell_line(case, image, (inputs["srat"], inputs["slit"])))
         return 0
+    if boots:
+        landings = kaslr(case, image, boots, qemu=qemu, timeout=timeout, progress=note)
+        return _report_landings(image, landings, as_json)
 
-    result = boot(case, image, qemu=qemu, timeout=timeout)
+    if removing:
+        booted = _remove(case, image, qemu, timeout)
+    elif device:
+        booted = _hot_add(case, image, device, qemu, timeout)
+    else:
+        result = boot(case, image, qemu=qemu, timeout=timeout)
+        booted = _Booted(case, result.outcome(), result.console, {}, [])
     if console_file is not None:
-        write_file(console_file, result.console.encode())
-    outcome = result.outcome()
+        write_file(console_file, booted.console.encode())
+    outcome = booted.outcome
     failed = outcome.panic is not None
-    document, report = outcome.to_json(), [render_outcome(outcome)]
+    document = outcome.to_json() | booted.document
+    report = [render_outcome(outcome), *booted.report]
     if compare_model:
-        prediction = predict(case, POLICIES[row])
-        comparison = compare(prediction.outcome, outcome)
-        findings = [*differences(comparison), *check(case, prediction)]
+        prediction = predict(booted.case, POLICIES[row])
+        expected = prediction.outcome
+        if device:
+            expected = _with_device(expected, booted.case, device, row)
+        comparison = compare(expected, outcome)
+        findings = [*differences(comparison), *check(booted.case, prediction)]
         document |= {"check": _check_document(comparison), "findings": [f.to_json() for f in findings]}
         report += [render_comparison(comparison), render_findings(findings)]
         failed = failed or exit_status(findings) > 0
@@ -87,6 +157,83 @@ def command(
     else:
         emit(*report)
     return int(failed)
+
+
+def _remove(case: Case, image: KernelImage, qemu: Path | None, timeout: float) -> _Booted:
+    result = remove(case, image, qemu=qemu, timeout=timeout, progress=note)
+    initrd = _note_initrd(result.case)
+    document: dict[str, Any] = {"initrd": initrd}
+    report: list[RenderableType] = []
+    if (deadly := result.deadly) is not None:
+        document["died_offlining"] = {"start": deadly.start, "end": deadly.end}
+        report.append(f"The kernel died while block {span(deadly.start, deadly.end)} was offlined.")
+    return _Booted(result.case, result.outcome, result.console, document, report)
+
+
+def _hot_add(case: Case, image: KernelImage, device: HotAdd, qemu: Path | None, timeout: float) -> _Booted:
+    result = hot_add(case, image, device, qemu=qemu, timeout=timeout, progress=note)
+    document = {"initrd": _note_initrd(result.case), "hot_add": result.to_json()}
+    report: list[RenderableType] = []
+    if result.added:
+        offered = " or ".join(sorted(set(result.valid_zones.values())))
+        place = span(result.added[0].start, result.added[-1].end)
+        fate = "unplugged again" if result.unplugged else "NOT released by the guest"
+        report.append(f"Memory plugged in at {place}: zones offered {offered}; {fate}.")
+    return _Booted(result.case, result.outcome, result.console, document, report)
+
+
+def _note_initrd(case: Case) -> int:
+    assert isinstance(case.machine, Q35)  # noqa: S101
+    size = case.machine.initrd
+    note(f"the machine booted has an initrd of {size} bytes at the top of low RAM: a kernel node there")
+    return size
+
+
+def _with_device(outcome: Outcome, case: Case, device: HotAdd, row: str) -> Outcome:
+    """The forecast with the device's memory blocks. Where QEMU's own tables lie then is not modelled."""
+    if outcome.blocks is None:
+        return outcome
+    at = device_address(case)
+    domain = device.domain_in(case, at)
+    added = hot_added(outcome, at, device.size, domain, parse_cmdline(case.cmdline), BUILDS[row])
+    return replace(outcome, reserved=None, blocks=(*outcome.blocks, *added))
+
+
+def _report_landings(image: KernelImage, landings: Sequence[Landing], as_json: bool) -> int:
+    """Print how often each fate came up; 1 where there is more than one, or a panic."""
+    fates: dict[str, list[Landing]] = {}
+    for landing in landings:
+        fates.setdefault(repr(landing.fate), []).append(landing)
+    groups = sorted(fates.values(), key=lambda group: -len(group))
+    if as_json:
+        rows = [
+            {
+                "count": len(group),
+                "node": group[0].nid,
+                "hotplug_lost": list(group[0].lost),
+                "zone_movable_start": group[0].outcome.to_json().get("zone_movable_start", {}),
+                "images": [{"start": at.start, "end": at.end} for landing in group if (at := landing.image)],
+            }
+            | ({"panic": group[0].outcome.panic} if group[0].outcome.panic is not None else {})
+            for group in groups
+        ]
+        emit_json({"schema": 1, "kernel": image.name, "boots": len(landings), "kaslr": rows})
+    else:
+        columns = ("boots>", "kernel on node>", "hotplug lost on", "ZONE_MOVABLE", "image at")
+        emit(table(f"{image.name}, placed at random", columns, map(_landing_row, groups)))
+    return int(len(groups) > 1 or groups[0][0].outcome.panic is not None)
+
+
+def _landing_row(group: Sequence[Landing]) -> tuple[object, ...]:
+    first = group[0]
+    movable = (first.outcome.zone_movable_start or {}).items()
+    return (
+        len(group),
+        "-" if first.nid is None else first.nid,
+        ", ".join(f"node {nid}" for nid in first.lost) or "-",
+        first.outcome.panic or ", ".join(f"node {nid} from {at:#x}" for nid, at in movable) or "none",
+        ", ".join(f"{at.start:#x}" for landing in group if (at := landing.image)),
+    )
 
 
 def _check_document(comparison: Comparison) -> dict[str, Any]:
@@ -99,10 +246,10 @@ def _check_document(comparison: Comparison) -> dict[str, Any]:
 def _shell_line(case: Case, image: KernelImage, given: Iterable[Path | None]) -> str:
     """The QEMU line for a person to run: a table that is no file of its own gets a name to fill."""
     files = {path.read_bytes(): path for path in given if path is not None and path.is_file()}
-    paths = [files.get(table, Path(f"table{index}.bin")) for index, table in enumerate(case.tables)]
-    for path, table in zip(paths, case.tables, strict=True):
-        if table not in files:
-            note(f"write table {table[:4]!r} to {path} first, for example with acpitk gen --from")
+    paths = [files.get(blob, Path(f"table{index}.bin")) for index, blob in enumerate(case.tables)]
+    for path, blob in zip(paths, case.tables, strict=True):
+        if blob not in files:
+            note(f"write table {blob[:4]!r} to {path} first, for example with acpitk gen --from")
     initrd = None
     if isinstance(case.machine, Q35) and case.machine.initrd:
         initrd = Path("initrd.img")

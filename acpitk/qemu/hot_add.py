@@ -8,9 +8,10 @@ initrd_table_override.rst). The other tables go by `-acpitable` as always.
 from __future__ import annotations
 
 import stat
+import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,36 @@ _SETTLE = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HotAdd:
-    """What to plug in: bytes, a multiple of 128 MiB, and the proximity domain its device object states."""
+    """What to plug in.
+
+    Args:
+        size: bytes, a multiple of 128 MiB.
+        domain: the proximity domain its device object states; None is the one the SRAT has for its address.
+    """
 
     size: int
-    domain: int
+    domain: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < _BLOCK or self.size % _BLOCK or self.size > 64 * GIB:
             raise UsageError("memory to add comes in memory blocks: a multiple of 128M up to 64G")
-        if not 0 <= self.domain <= _DOMAIN_MAX:
+        if self.domain is not None and self.domain > _DOMAIN_MAX:
             raise UsageError(
                 f"QEMU plugs memory into proximity domains 0 to {_DOMAIN_MAX}, not {self.domain}"
             )
+
+    def domain_in(self, case: Case, address: int) -> int:
+        """The domain stated: of the SRAT's first enabled memory entry over `address`, unless given.
+
+        Raises:
+            UsageError: there is no such entry, or none QEMU can state.
+        """
+        if self.domain is not None:
+            return self.domain
+        for base, length, domain in _memory_entries(case.table(b"SRAT") or b""):
+            if base <= address < base + length and domain <= _DOMAIN_MAX:
+                return domain
+        raise UsageError(f"no SRAT entry covers {address:#x}, where memory is plugged in: say SIZE@DOMAIN")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +105,27 @@ class HotAddResult:
         return out
 
 
-def base_address(machine: Q35) -> int:
+def device_address(case: Case) -> int:
     """Where QEMU puts the first memory device: from 4 GiB or the end of RAM on, at a whole GiB
-    (hw/i386/pc.c, pc_memory_init)."""
-    return align_up(max(machine.ram[-1].end, 4 * GIB), GIB)
+    (hw/i386/pc.c, pc_memory_init).
+
+    Raises:
+        UsageError: not a Q35 guest.
+    """
+    if not isinstance(case.machine, Q35):
+        raise UsageError("this machine is an explicit memory map; only a Q35 guest can be booted")
+    return align_up(max(case.machine.ram[-1].end, 4 * GIB), GIB)
+
+
+def _memory_entries(srat: bytes) -> Iterator[tuple[int, int, int]]:
+    """(base, length, domain) of the enabled memory affinity entries, as far as lengths lead."""
+    at = 48
+    while at + 2 <= len(srat) and srat[at + 1] >= 2:
+        if srat[at] == 1 and srat[at + 1] >= 40 and at + 40 <= len(srat):
+            domain, base, length, flags = struct.unpack_from("<I2xQQ4xI", srat, at + 2)
+            if flags & 1:
+                yield base, length, domain
+        at += srat[at + 1]
 
 
 def override(srat: bytes) -> bytes:
@@ -128,8 +164,9 @@ def hot_add(
         ToolError: as `runner.boot` and `userspace.build_init`, or QEMU refused the device.
     """
     srat = case.table(b"SRAT")
-    if srat is None or not isinstance(case.machine, Q35):
-        raise UsageError("hot-add needs a Q35 guest and an SRAT")
+    if srat is None:
+        raise UsageError("hot-add needs an SRAT")
+    device = replace(device, domain=device.domain_in(case, device_address(case)))
     content = initrd(override(srat))
     case = with_initrd(case, len(content))
     booted = replace(case, tables=tuple(table for table in case.tables if table is not srat))
@@ -180,7 +217,7 @@ def _pluggable(argv: list[str], case: Case, device: HotAdd) -> list[str]:
     }
     out = [changed.get(before, argument) for before, argument in zip(["", *argv], argv, strict=False)]
     out += ["-numa", "node,nodeid=0,memdev=ram0,cpus=0"]
-    for nid in range(1, device.domain + 1):
+    for nid in range(1, (device.domain or 0) + 1):
         out += ["-numa", f"node,nodeid={nid}"]
     return out
 
@@ -194,7 +231,7 @@ def _plug(guest: Guest, device: HotAdd) -> tuple[dict[int, str], tuple[Block, ..
     new = _arrived(guest, before, device.size)
     offered = guest.each(MEMORY, "valid_zones")
     words = {block.start: offered[f"memory{block.start // (block.end - block.start)}"] for block in new}
-    automatic = {block.start for block in new if block.reason == "online"}
+    automatic = {block.start for block in new if block.online}
     for block in new:
         if block.start not in automatic:
             guest.write(state_file(block), "online")
@@ -222,11 +259,11 @@ def _unplugged(event: str, data: Mapping[str, Any]) -> bool | None:
 def _arrived(guest: Guest, before: set[int], size: int) -> tuple[Block, ...]:
     """The new memory blocks, once all of them exist and, where the kernel onlines them, are online."""
     policy = guest.read(f"{MEMORY}/auto_online_blocks")
-    wanted = "offline" if isinstance(policy, FileError) or policy.strip() == "offline" else "online"
+    wanted = not isinstance(policy, FileError) and policy.strip() != "offline"
     deadline = time.monotonic() + _SETTLE
     while True:
         new = tuple(block for block in blocks(guest) if block.start not in before)
         complete = sum(block.end - block.start for block in new) == size
-        if (complete and all(block.reason == wanted for block in new)) or time.monotonic() > deadline:
+        if (complete and all(block.online is wanted for block in new)) or time.monotonic() > deadline:
             return new
         time.sleep(_POLL)

@@ -17,7 +17,7 @@ from acpitk.qemu.userspace import FileError, Guest, GuestDiedError, initrd, runn
 from acpitk.ranges import PAGE_SIZE
 
 MEMORY, NODES = "/sys/devices/system/memory", "/sys/devices/system/node"
-OFFLINED = "offlined"
+OFFLINED, NOT_TRIED = "offlined", "not tried"
 _TRIES = 3
 """Attempts at a block that answers EBUSY: pages in flight make it fail for a moment."""
 _FAILED = re.compile(r"memory offlining \[mem 0x[0-9a-f]+-0x[0-9a-f]+\] failed due to (.+)")
@@ -127,7 +127,7 @@ def distances(rows: dict[str, str], possible: str | FileError) -> tuple[tuple[in
 
 
 def blocks(guest: Guest) -> tuple[Block, ...]:
-    """The memory blocks by address, not tried; `reason` is the state. `nid` is None for a block several nodes
+    """The memory blocks by address, not tried. `nid` is None for a block several nodes
     list, `zone` for a block without a single zone."""
     size = guest.read(f"{MEMORY}/block_size_bytes")
     if isinstance(size, FileError):
@@ -150,8 +150,9 @@ def blocks(guest: Guest) -> tuple[Block, ...]:
                 nid=nids[0] if len(nids) == 1 else None,
                 zone=None if zone == "none" else zone,
                 removable=False,
-                reason=state,
+                reason=NOT_TRIED,
                 certain=False,
+                online=state == "online",
             )
         )
     return tuple(sorted(out, key=lambda block: block.start))

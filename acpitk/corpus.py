@@ -127,8 +127,21 @@ def load(path: Path) -> StoredCase:
     Raises:
         UsageError: the file cannot be read, or the field that is wrong in it.
     """
-    document = _read(path)
-    source = str(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read: {error.strerror}") from None
+    return parse(data, source=str(path))
+
+
+def parse(data: bytes, *, source: str) -> StoredCase:
+    """Read the bytes of a stored case, or of a bare case document.
+
+    Raises:
+        UsageError: naming `source`, and the field that is wrong in it.
+    """
+    document = _document(data, source)
     if "case" not in document:
         return StoredCase(case=case_from_json(document, source=source))
     if document.get("schema", SCHEMA) != SCHEMA:
@@ -177,22 +190,17 @@ def load_corpus(directory: Path) -> Corpus:
     return Corpus(cases=tuple(cases), problems=tuple(problems))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read: {error.strerror}") from None
+def _document(data: bytes, source: str) -> Mapping[str, Any]:
     if len(data) > MAX_BYTES:
-        raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB: not a case")
+        raise UsageError(f"{source}: larger than {MAX_BYTES >> 20} MiB: not a case")
     try:
         document = json.loads(data)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
+        raise UsageError(f"{source}: line {error.lineno}: not JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not JSON: {error}") from None
+        raise UsageError(f"{source}: not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise UsageError(f"{path}: not a case document: expected a JSON object")
+        raise UsageError(f"{source}: not a case document: expected a JSON object")
     return document
 
 

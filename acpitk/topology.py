@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from acpitk.errors import UsageError
-from acpitk.ranges import ADDRESS_LIMIT, PhysRange, parse_range
+from acpitk.ranges import ADDRESS_LIMIT, GIB, PhysRange, parse_range
 from acpitk.tables.slit import LOCAL, Slit, build_slit
 from acpitk.tables.srat import (
     Entry,
@@ -30,6 +30,7 @@ SLIT_LIMIT = 254
 """Most localities whose SLIT still fits QEMU's `-acpitable`, which takes tables of up to 65535 bytes."""
 
 _U32 = 1 << 32
+_4G = 4 * GIB
 _MOST_CPUS = 65536
 _FIRST_X2APIC_ID = 255
 """255 means all CPUs in a local APIC ID (ACPI 6.6, 5.2.16.1), so larger IDs need an x2APIC entry."""
@@ -202,6 +203,26 @@ def set_hotplug(srat: Srat, selector: str, *, hotplug: bool) -> Srat:
             f"hotplug {selector!r}: names no enabled memory of this table (nodes with any: {have})"
         )
     return srat.with_entries(tuple(entries))
+
+
+def scale_above_4g(topology: Topology, factor: int) -> Topology:
+    """The topology with `factor` times the memory above 4 GiB, where a PC's RAM goes on; below, as it is.
+
+    Raises:
+        UsageError: a range would end above 2^64.
+    """
+
+    def moved(address: int) -> int:
+        return address if address <= _4G else _4G + (address - _4G) * factor
+
+    def scaled(memory: Memory) -> Memory:
+        start, end = moved(memory.range.start), moved(memory.range.end)
+        if end > ADDRESS_LIMIT:
+            raise UsageError(f"scale {factor}: the range {memory.range} would end above 2^64")
+        return replace(memory, range=PhysRange(start, end))
+
+    nodes = (replace(node, memory=tuple(map(scaled, node.memory))) for node in topology.nodes)
+    return replace(topology, nodes=tuple(nodes))
 
 
 def _chosen(selector: str, memory: Sequence[MemoryAffinity]) -> PhysRange | set[int]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import FrameType
@@ -16,23 +18,25 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from acpitk.checks.finding import Severity
-from acpitk.cli.inputs import PATH, find_image, json_option, load_tables
+from acpitk.checks.finding import Finding, Severity
+from acpitk.checks.selection import Selection, parse_selection
+from acpitk.cli.findings import chosen_format, emit_located, format_options, selection_options
+from acpitk.cli.inputs import PATH, find_image, is_case, load_tables, read_stored, shipped_corpus
 from acpitk.cli.oracles import BOOT, boot_oracle, iasl_oracle, model_oracle
 from acpitk.cli.output import emit, emit_json, note
-from acpitk.corpus import StoredCase, load_case, load_corpus, save
+from acpitk.corpus import StoredCase, load_corpus, save
 from acpitk.errors import UsageError
 from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
-from acpitk.qemu.runner import find_qemu
+from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
+from acpitk.qemu.image import KernelImage
+from acpitk.qemu.runner import PROGRAM, find_qemu
 from acpitk.ranges import GIB, MIB, align_down
+from acpitk.report.located import Located
 from acpitk.report.text import table
 from acpitk.tables.srat import MemoryFlags, decode_srat
-
-_SHIPPED = (Path(__file__).parent.parent / "data" / "corpus", Path(__file__).parent.parent.parent / "corpus")
-"""The corpus in an installed package, and in a checkout."""
 
 
 @click.command("fuzz")
@@ -52,7 +56,9 @@ _SHIPPED = (Path(__file__).parent.parent / "data" / "corpus", Path(__file__).par
 )
 @click.option("--out", type=PATH, default=Path("findings"), help="Where findings go.  [default: findings]")
 @click.option("--time-limit", type=click.FloatRange(0.1), metavar="SECONDS", help="Stop after this long.")
-@json_option
+@click.option("--dry-run", is_flag=True, help="Print the QEMU line of one boot and stop.")
+@selection_options
+@format_options
 def command(
     seeds: tuple[Path, ...],
     iterations: int,
@@ -66,31 +72,44 @@ def command(
     images: tuple[str, ...],
     out: Path,
     time_limit: float | None,
+    dry_run: bool,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    output_format: str | None,
     as_json: bool,
 ) -> int:
     """Mutate cases, judge each on the model, and keep one minimised case for every cause found.
 
     Seeds are the FILEs and --from, else the shipped corpus. Findings are saved as they come up, so an
     interrupt (exit status 130) loses none. Exit status 1: there are findings of severity error or warning.
+    An oracle that fails (FUZZ-ORACLE-ERROR) is reported whatever is selected.
 
     \b
     Examples:
       acpitk fuzz --iterations 5000 --seed 1
       acpitk fuzz --from srat.bin --kernel v6.1 --jobs 2 --iasl-every 50 --out findings
       acpitk fuzz --boot-every 20 --kernel-image v6.1 --time-limit 600 --json
+      acpitk fuzz --select POL- --ignore POL-MEMORYLESS --format junit
     """
+    format_, selection = chosen_format(output_format, as_json), parse_selection(select, ignore)
     rows = tuple(name for text in kernels for name in text.split(","))
     if unknown := [name for name in rows if name not in POLICIES]:
         raise UsageError(f"--kernel: no row is called {unknown[0]!r}; known: {', '.join(POLICIES)}")
+    booting = bool(boot_all) or boot_every is not None
+    if dry_run:
+        if not booting:
+            raise UsageError("--dry-run shows how a case boots: add --boot all or --boot-every")
+        print(_example_line(_seed_cases((*sources, *seeds)), find_image(images[0])))
+        return 0
     oracles = [model_oracle(rows)]
     if iasl_every is not None:
         oracles.append(iasl_oracle(find_iasl(), every=iasl_every))
-    if boot_all or boot_every is not None:
+    if booting:
         oracles += _boot_oracles(images, 1 if boot_all else boot_every or 1)
     campaign = Campaign(
         seed=seed,
         iterations=iterations,
-        oracles=tuple(oracles),
+        oracles=tuple(_selecting(oracle, selection) for oracle in oracles),
         seeds=tuple(_seed_cases((*sources, *seeds))),
         max_seconds=time_limit,
     )
@@ -103,13 +122,36 @@ def command(
             show(result)
             if interrupted():
                 break
-    if as_json:
+    if format_ == "json":
         emit_json(_document(result, store, seed))
-    else:
+    elif format_ == "text":
         _report(result, store, seed)
+    else:
+        located = [Located(finding=each.finding, path=str(store.path(each))) for each in result.found]
+        emit_located(format_, located, suite=f"acpitk fuzz --seed {seed}", examined=[])
     if interrupted():
         raise KeyboardInterrupt
     return int(any(found.finding.severity is not Severity.NOTE for found in result.found))
+
+
+def _selecting(oracle: Oracle, selection: Selection) -> Oracle:
+    """The oracle without the findings that do not count."""
+    return replace(oracle, check=partial(_select, oracle.check, selection))
+
+
+def _select(check: Callable[[Case], Iterable[Finding]], selection: Selection, case: Case) -> list[Finding]:
+    return selection.of(check(case))
+
+
+def _example_line(cases: Iterable[Case], image: KernelImage) -> str:
+    """The QEMU line of the first case that boots; the files of it are to be written, as `gen --from` does."""
+    case = next((case for case in cases if not undeliverable(case)), None)
+    if case is None:
+        raise UsageError("--dry-run: no seed can be booted as it is")
+    tables = [Path(f"table{index}.bin") for index in range(len(case.tables))]
+    initrd = Path("initrd.img") if isinstance(case.machine, Q35) and case.machine.initrd else None
+    argv = qemu_argv(case, qemu=PROGRAM, kernel=image.path, table_paths=tables, initrd=initrd)
+    return shell_line(argv)
 
 
 def _boot_oracles(images: Iterable[str], every: int) -> Iterator[Oracle]:
@@ -123,10 +165,10 @@ def _boot_oracles(images: Iterable[str], every: int) -> Iterator[Oracle]:
 
 def _seed_cases(paths: tuple[Path, ...]) -> Iterator[Case]:
     if not paths:
-        paths = tuple(path for path in _SHIPPED if path.is_dir())[:1]
+        paths = tuple(filter(None, [shipped_corpus()]))
     for path in paths:
-        if path.suffix == ".json":
-            yield load_case(path)
+        if is_case(path):
+            yield read_stored(path).case
         elif path.is_dir() and any(file.suffix == ".json" for file in path.iterdir()):
             corpus = load_corpus(path)
             for problem in corpus.problems:

@@ -1,8 +1,12 @@
-"""What commands read: options that several share, tables, machines and cases."""
+"""What commands read: options that several share, tables, machines and cases.
+
+Where a file is read, `-` is standard input.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +14,20 @@ from typing import Any, TypeVar
 
 import click
 
-from acpitk.corpus import load_case
+from acpitk import corpus
 from acpitk.errors import DecodeError, UsageError
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case, Machine, machine_from_json
 from acpitk.qemu.image import KernelImage, find_kernel
 from acpitk.ranges import format_size, parse_size
-from acpitk.tables.dump import TableBlob, load
+from acpitk.tables.dump import MAX_SIZE, TableBlob, load, parse_dump
 
 PATH = click.Path(path_type=Path)
+STDIN = Path("-")
+_STDIN_NAME = "standard input"
 _MACHINE_LIMIT = 16 << 20
+_SHIPPED = (Path(__file__).parent.parent / "data" / "corpus", Path(__file__).parent.parent.parent / "corpus")
+"""The corpus in an installed package, and in a checkout."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -82,7 +90,7 @@ def read_case(
         given = {"--srat": srat, "--slit": slit, "--machine": machine, "--mem": mem, "--initrd": initrd}
         if extra := [name for name, value in given.items() if value is not None]:
             raise UsageError(f"{extra[0]}: a case file already says that; give the one or the other")
-        stored = load_case(case)
+        stored = read_stored(case).case
         return stored if cmdline is None else replace(stored, cmdline=cmdline)
     if srat is None:
         raise UsageError("give a case file, or --srat with --mem or --machine")
@@ -128,11 +136,46 @@ def load_tables(path: Path) -> tuple[TableBlob, ...]:
     Raises:
         UsageError, DecodeError: as `tables.dump.load` and `corpus.load_case`.
     """
-    if path.suffix != ".json":
-        return load(path)
+    if not is_case(path):
+        return parse_dump(read_stdin(), source=_STDIN_NAME) if path == STDIN else load(path)
     return tuple(
-        TableBlob(signature=table[:4], data=table, source=str(path)) for table in load_case(path).tables
+        TableBlob(signature=table[:4], data=table, source=str(path))
+        for table in read_stored(path).case.tables
     )
+
+
+def is_case(path: Path) -> bool:
+    """Whether this is a case or a finding (JSON) and not tables, which never begin with a brace."""
+    return read_stdin().lstrip().startswith(b"{") if path == STDIN else path.suffix == ".json"
+
+
+def read_stored(path: Path) -> corpus.StoredCase:
+    """A case or finding from a file or standard input.
+
+    Raises:
+        UsageError: as `corpus.load`.
+    """
+    return corpus.parse(read_stdin(), source=_STDIN_NAME) if path == STDIN else corpus.load(path)
+
+
+def read_stdin() -> bytes:
+    """All of standard input, read once for a command, so that `--srat - --slit -` takes both from it.
+
+    Raises:
+        UsageError: it is larger than any file of tables.
+    """
+    memory = click.get_current_context().find_root().meta
+    if _STDIN_NAME not in memory:
+        memory[_STDIN_NAME] = sys.stdin.buffer.read(MAX_SIZE + 1)
+    data: bytes = memory[_STDIN_NAME]
+    if len(data) > MAX_SIZE:
+        raise UsageError(f"{_STDIN_NAME}: more than {MAX_SIZE >> 20} MiB: not a file of ACPI tables")
+    return data
+
+
+def shipped_corpus() -> Path | None:
+    """The corpus that comes with acpitk."""
+    return next((path for path in _SHIPPED if path.is_dir()), None)
 
 
 def find_image(spec: str) -> KernelImage:
@@ -154,8 +197,11 @@ def describe(signature: bytes) -> str:
 
 
 def _read_json(path: Path) -> object:
-    with path.open("rb") as file:
-        data = file.read(_MACHINE_LIMIT + 1)
+    if path == STDIN:
+        data = read_stdin()
+    else:
+        with path.open("rb") as file:
+            data = file.read(_MACHINE_LIMIT + 1)
     if len(data) > _MACHINE_LIMIT:
         raise UsageError(f"{path}: larger than {format_size(_MACHINE_LIMIT)}: not a machine document")
     try:

@@ -9,19 +9,30 @@ import click
 
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.invariants import check
-from acpitk.cli.inputs import case_options, json_option, kernel_option, read_case
+from acpitk.checks.selection import parse_selection
+from acpitk.cli.findings import chosen_format, emit_located, format_options, selection_options
+from acpitk.cli.inputs import STDIN, case_options, kernel_option, read_case
 from acpitk.cli.output import emit, emit_json
 from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
 from acpitk.kernel.prediction import Prediction
+from acpitk.report.located import Located
 from acpitk.report.text import render_findings, render_prediction
 
 
 @click.command("predict")
 @case_options
 @kernel_option("v6.1")
-@json_option
-def command(kernel: str, as_json: bool, **inputs: Any) -> int:
+@selection_options
+@format_options
+def command(
+    kernel: str,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    output_format: str | None,
+    as_json: bool,
+    **inputs: Any,
+) -> int:
     """Predict nodes, zones and removable memory of a CASE file, or of tables on a machine.
 
     Exit status 1: there are findings of severity error or warning; notes alone are clean.
@@ -30,15 +41,21 @@ def command(kernel: str, as_json: bool, **inputs: Any) -> int:
     Examples:
       acpitk predict --srat srat.bin --slit slit.bin --mem 1G --cmdline movable_node
       acpitk predict --srat srat.bin --machine server.json --json
-      acpitk predict case.json --kernel v6.1
+      acpitk predict case.json --kernel v6.1 --ignore POL-MEMORYLESS
     """
+    format_, selection = chosen_format(output_format, as_json), parse_selection(select, ignore)
     case = read_case(**inputs)
     prediction = predict(case, POLICIES[kernel])
-    findings = list(check(case, prediction))
-    if as_json:
+    findings = selection.of(check(case, prediction))
+    if format_ == "json":
         emit_json(prediction_document(prediction) | {"findings": [f.to_json() for f in findings]})
-    else:
+    elif format_ == "text":
         emit(render_prediction(prediction), render_findings(findings))
+    else:
+        given = inputs["case"] or inputs["srat"]
+        path = None if given == STDIN else str(given)
+        located = [Located(finding=finding, path=path) for finding in findings]
+        emit_located(format_, located, suite=f"acpitk predict {kernel}", examined=[str(given)])
     return exit_status(findings)
 
 

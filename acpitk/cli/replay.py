@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from acpitk.cli.inputs import PATH, find_image, json_option
+from acpitk.cli.inputs import PATH, find_image, json_option, read_stored
 from acpitk.cli.oracles import BOOT, IASL, boot_oracle, iasl_oracle, model_oracle
 from acpitk.cli.output import emit, emit_json
 from acpitk.cli.predict import exit_status
-from acpitk.corpus import StoredCase, load
+from acpitk.corpus import StoredCase
 from acpitk.errors import UsageError
 from acpitk.fuzz.campaign import Oracle
 from acpitk.iasl import find_iasl
@@ -40,7 +40,7 @@ def command(finding: Path, boot: bool, kernels: tuple[str, ...], image: str | No
       acpitk replay findings/pol-swept-1f0c6f6e-89127e2f4bd4.json
       acpitk replay findings/pol-swept-1f0c6f6e-89127e2f4bd4.json --boot --kernel v6.1
     """
-    stored = load(finding)
+    stored = read_stored(finding)
     known = stored.finding or {}
     rows = kernels or _kernels(stored, known)
     oracles = list(_oracles(stored, str(known.get("oracle", "")), rows, boot, image))

@@ -17,7 +17,21 @@ from acpitk.errors import AcpitkError
 
 CLEAN, FINDINGS, UNUSABLE, TOOL, INTERRUPTED = 0, 1, 2, 3, 130
 
-COMMANDS = ("gen", "decode", "lint", "predict", "explain", "boot", "fuzz", "replay", "diff", "kernel")
+COMMANDS = (
+    "gen",
+    "decode",
+    "lint",
+    "predict",
+    "explain",
+    "boot",
+    "fuzz",
+    "replay",
+    "diff",
+    "kernel",
+    "rule",
+    "doctor",
+    "completion",
+)
 
 
 class _Commands(click.Group):

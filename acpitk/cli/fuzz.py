@@ -20,9 +20,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.selection import Selection, parse_selection
+from acpitk.cli.campaign import Timeline, save_summary
 from acpitk.cli.findings import chosen_format, emit_located, format_options, selection_options
 from acpitk.cli.inputs import PATH, find_image, is_case, load_tables, read_stored, shipped_corpus
-from acpitk.cli.oracles import BOOT, boot_oracle, iasl_oracle, model_oracle
+from acpitk.cli.oracles import BOOT, boot_oracle, example_line, iasl_oracle, model_oracle
 from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_corpus, save
 from acpitk.errors import UsageError
@@ -30,9 +31,7 @@ from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
-from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
-from acpitk.qemu.image import KernelImage
-from acpitk.qemu.runner import PROGRAM, find_qemu
+from acpitk.qemu.runner import find_qemu
 from acpitk.ranges import GIB, MIB, align_down
 from acpitk.report.located import Located
 from acpitk.report.text import table
@@ -99,7 +98,7 @@ def command(
     if dry_run:
         if not booting:
             raise UsageError("--dry-run shows how a case boots: add --boot all or --boot-every")
-        print(_example_line(_seed_cases((*sources, *seeds)), find_image(images[0])))
+        print(example_line(_seed_cases((*sources, *seeds)), find_image(images[0])))
         return 0
     oracles = [model_oracle(rows)]
     if iasl_every is not None:
@@ -114,14 +113,16 @@ def command(
         max_seconds=time_limit,
     )
     out.mkdir(parents=True, exist_ok=True)
-    store = _Store(out, seed)
+    store, timeline = _Store(out, seed), Timeline()
     result = CampaignResult()
     with _interrupts() as interrupted, _progress(iterations) as show:
         for result in campaign.run(jobs=jobs):
             store.update(result.found)
+            timeline.add(result)
             show(result)
             if interrupted():
                 break
+    save_summary(out, result, timeline, seed)
     if format_ == "json":
         emit_json(_document(result, store, seed))
     elif format_ == "text":
@@ -141,17 +142,6 @@ def _selecting(oracle: Oracle, selection: Selection) -> Oracle:
 
 def _select(check: Callable[[Case], Iterable[Finding]], selection: Selection, case: Case) -> list[Finding]:
     return selection.of(check(case))
-
-
-def _example_line(cases: Iterable[Case], image: KernelImage) -> str:
-    """The QEMU line of the first case that boots; the files of it are to be written, as `gen --from` does."""
-    case = next((case for case in cases if not undeliverable(case)), None)
-    if case is None:
-        raise UsageError("--dry-run: no seed can be booted as it is")
-    tables = [Path(f"table{index}.bin") for index in range(len(case.tables))]
-    initrd = Path("initrd.img") if isinstance(case.machine, Q35) and case.machine.initrd else None
-    argv = qemu_argv(case, qemu=PROGRAM, kernel=image.path, table_paths=tables, initrd=initrd)
-    return shell_line(argv)
 
 
 def _boot_oracles(images: Iterable[str], every: int) -> Iterator[Oracle]:

@@ -6,19 +6,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 
 from acpitk.checks.differential import compare
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.invariants import check
-from acpitk.errors import DecodeError
+from acpitk.errors import DecodeError, UsageError
 from acpitk.fuzz.campaign import Oracle
 from acpitk.iasl import Iasl
 from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
-from acpitk.machine import Case
+from acpitk.machine import Q35, Case
+from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
 from acpitk.qemu.image import KernelImage
-from acpitk.qemu.runner import boot
+from acpitk.qemu.runner import PROGRAM, boot
 
 MODEL, IASL, BOOT = "model", "iasl", "boot"
 
@@ -49,6 +51,21 @@ def boot_oracle(image: KernelImage, row: str, *, every: int = 1, timeout: float 
         deliverable=True,
         minimise_budget=_BOOT_MINIMISE,
     )
+
+
+def example_line(cases: Iterable[Case], image: KernelImage) -> str:
+    """The QEMU line that boots the first of `cases` that boots; its table files are to be written first.
+
+    Raises:
+        UsageError: none of them can be booted.
+    """
+    case = next((case for case in cases if not undeliverable(case)), None)
+    if case is None:
+        raise UsageError("--dry-run: there is no case that QEMU can boot as it is")
+    tables = [Path(f"table{index}.bin") for index in range(len(case.tables))]
+    initrd = Path("initrd.img") if isinstance(case.machine, Q35) and case.machine.initrd else None
+    argv = qemu_argv(case, qemu=PROGRAM, kernel=image.path, table_paths=tables, initrd=initrd)
+    return shell_line(argv)
 
 
 def _check_model(kernels: Sequence[str], case: Case) -> list[Finding]:

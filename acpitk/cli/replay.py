@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from acpitk.cli.inputs import PATH, find_image, json_option, read_stored
-from acpitk.cli.oracles import BOOT, IASL, boot_oracle, iasl_oracle, model_oracle
+from acpitk.cli.oracles import BOOT, IASL, boot_oracle, example_line, iasl_oracle, model_oracle
 from acpitk.cli.output import emit, emit_json
 from acpitk.cli.predict import exit_status
 from acpitk.corpus import StoredCase
@@ -28,8 +28,11 @@ from acpitk.report.text import render_findings, table
     "--kernel", "kernels", multiple=True, type=click.Choice(list(POLICIES)), help="Rows of the model."
 )
 @click.option("--kernel-image", "image", help="Fetched kernel or path.  [default: the finding's kernel]")
+@click.option("--dry-run", is_flag=True, help="With --boot: print the QEMU line and stop.")
 @json_option
-def command(finding: Path, boot: bool, kernels: tuple[str, ...], image: str | None, as_json: bool) -> int:
+def command(
+    finding: Path, boot: bool, kernels: tuple[str, ...], image: str | None, dry_run: bool, as_json: bool
+) -> int:
     """Run the case of FINDING again and say whether the same finding comes up.
 
     Without --kernel, on the kernels the finding names. Exit status 1: it is reproduced, or --boot shows a
@@ -43,6 +46,11 @@ def command(finding: Path, boot: bool, kernels: tuple[str, ...], image: str | No
     stored = read_stored(finding)
     known = stored.finding or {}
     rows = kernels or _kernels(stored, known)
+    if dry_run:
+        if not boot:
+            raise UsageError("--dry-run shows how a case boots: add --boot")
+        print(example_line([stored.case], find_image(image or rows[0])))
+        return 0
     oracles = list(_oracles(stored, str(known.get("oracle", "")), rows, boot, image))
     found = [each for oracle in oracles for each in oracle.check(stored.case)]
     signatures = {each.signature for each in found}

@@ -173,7 +173,7 @@ def _block_rows(blocks: Sequence[Block]) -> Iterator[Sequence[object]]:
             first.zone or "-",
             span(first.start, last.end),
             len(run),
-            "yes" if first.removable else "no",
+            "yes" if first.removable else "no" if first.certain else "perhaps",
             first.reason,
         )
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import RenderableType
+from rich.text import Text
 
 from acpitk.checks.attribution import BUILD, Attribution, attribute, attributed_findings, with_option
 from acpitk.checks.differential import Comparison, compare
@@ -24,12 +26,12 @@ from acpitk.corpus import StoredCase, load_case, load_corpus, save
 from acpitk.errors import UsageError
 from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
 from acpitk.kernel.boot import boot as model_boot
-from acpitk.kernel.policy import BUILDS, KernelPolicy, nearest_policy, policy_diff
+from acpitk.kernel.policy import BUILDS, KernelPolicy, policy_diff
 from acpitk.machine import Case
 from acpitk.outcome import Outcome
 from acpitk.qemu.argv import undeliverable
 from acpitk.qemu.runner import boot
-from acpitk.report.text import render_comparison, table
+from acpitk.report.text import printable, render_comparison, table
 
 MODEL = "model"
 _ENDLESS = 1_000_000
@@ -124,7 +126,7 @@ def command(
         )
     if start:
         raise UsageError(f"--start goes on with a campaign on real kernels: acpitk diff {MODEL} {new}")
-    before, after = _row(old), _row(new)
+    before, after = kernel_boots.row_for(old), kernel_boots.row_for(new)
     if fuzzing:
         fuzzed = Campaign(
             seed=seed,
@@ -138,13 +140,6 @@ def command(
         return _changelog(before, after, as_json)
     outcomes = _boots(case, before, after, timeout) if real else ()
     return _case(case, before, after, outcomes, as_json)
-
-
-def _row(name: str) -> KernelPolicy:
-    row = nearest_policy(name)
-    if row.name != name:
-        note(f"{name}: the model's row is {row.name}, the nearest at or below")
-    return row
 
 
 def _seeds(paths: tuple[Path, ...]) -> Iterator[Case]:
@@ -181,12 +176,18 @@ def _changelog(old: KernelPolicy, new: KernelPolicy, as_json: bool) -> int:
     else:
         title = f"{old.name} ({old.source}) -> {new.name} ({new.source})"
         rows = (
-            (each.title, each.before, each.after, each.source, each.field) for each in policy_diff(old, new)
+            row
+            for each in policy_diff(old, new)
+            for row in ((f"{each.title}: {each.before} -> {each.after}",), (f"    {each.source}",))
         )
-        emit(table(title, ("behaviour", old.name, new.name, "source", "field"), rows))
-        build = ((each["field"], hex(each["before"]), hex(each["after"])) for each in document["build"])
+        emit(table(title, ("",), rows))
+        build = ((each["field"], *map(_value, (each["before"], each["after"]))) for each in document["build"])
         emit(table(f"{BUILD}: Debian cloud", ("size or address", old.name, new.name), build))
     return int(bool(document["changes"] or document["build"]))
+
+
+def _value(value: int) -> str:
+    return str(value) if isinstance(value, bool) else hex(value)
 
 
 def _boots(case: Case, old: KernelPolicy, new: KernelPolicy, timeout: float) -> tuple[Outcome, Outcome]:
@@ -251,18 +252,22 @@ def _comparison_document(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _causes_table(attribution: Attribution, old: KernelPolicy, new: KernelPolicy) -> Any:
+def _causes_table(attribution: Attribution, old: KernelPolicy, new: KernelPolicy) -> RenderableType:
     changes = {change.field: change for change in policy_diff(old, new)}
-    rows: list[tuple[str, str, str]] = []
+    rows: list[str] = []
     for cause in attribution.causes:
-        for position, name in enumerate(cause.switches):
-            change = changes.get(name)
-            text = (
-                f"{change.title}: {change.before} -> {change.after}" if change else "other sizes or addresses"
-            )
-            listed = "" if position else ", ".join(cause.fields)
-            rows.append((listed, f"{name}: {text}", change.source if change else ""))
-    return table("Why they differ", ("fields", "because of", "source"), rows)
+        rows.append(f"{', '.join(cause.fields)}:")
+        for name in cause.switches:
+            if change := changes.get(name):
+                rows += [f"    {change.title}: {change.before} -> {change.after}", f"        {change.source}"]
+            else:
+                rows.append(f"    {BUILD}: {', '.join(_build_words(old, new))}")
+    return table("Why they differ", ("",), ((row,) for row in rows))
+
+
+def _build_words(old: KernelPolicy, new: KernelPolicy) -> Iterator[str]:
+    for each in _changes(old, new)["build"]:
+        yield f"{each['field']} {_value(each['before'])} -> {_value(each['after'])}"
 
 
 def _campaign(
@@ -306,7 +311,7 @@ def _campaign(
         shown = ((row["count"], row["cause"], row["case"]) for row in rows)
         emit(table(f"{old.name} against {new.name}", ("cases>", "causes: fields", "saved as"), shown))
         if rows:
-            emit(f"See one: {rows[0]['replay']}")
+            emit(Text(printable(f"See one: {rows[0]['replay']}")))
     if interrupted:
         raise KeyboardInterrupt
     return int(bool(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import threading
 import time
@@ -21,7 +22,7 @@ from acpitk.corpus import StoredCase, save
 from acpitk.errors import UsageError
 from acpitk.fuzz.boots import Boot, BootCampaign, Booted, Judge, Tally, judged
 from acpitk.kernel.boot import predict
-from acpitk.kernel.policy import BUILDS, nearest_policy
+from acpitk.kernel.policy import BUILDS, KernelPolicy, nearest_policy
 from acpitk.machine import Case
 from acpitk.qemu.argv import undeliverable
 from acpitk.qemu.image import KernelImage
@@ -88,11 +89,21 @@ def run(
     return int(bool(report.kept))
 
 
+def row_for(kernel: str) -> KernelPolicy:
+    """`nearest_policy`, saying so on stderr where the row is that of an older version.
+
+    Raises:
+        UsageError: as `nearest_policy`.
+    """
+    row = nearest_policy(kernel)
+    if not re.match(rf"v?{re.escape(row.name.removeprefix('v'))}(?![0-9])", kernel):
+        note(f"{kernel} has no row of its own: the model's is {row.name}, the nearest at or below")
+    return row
+
+
 def _judge(image: KernelImage, timeout: float, stop: threading.Event) -> Judge:
     """Boots a case on `image` and compares fields and allocations with the model's row for it."""
-    row = nearest_policy(image.name)
-    if row.name != image.name:
-        note(f"{image.name}: the model's row is {row.name}, the nearest at or below")
+    row = row_for(image.name)
 
     def judge(case: Case) -> Boot:
         result = boot(case, image, timeout=timeout, stop=stop)

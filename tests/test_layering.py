@@ -40,6 +40,7 @@ ONLY_IN = {
     "subprocess": ("iasl", "qemu"),
     "click": ("cli",),
     "rich": ("cli", "report"),
+    "jinja2": ("report",),
     "yaml": ("cli",),
 }
 PURE = (

@@ -27,6 +27,7 @@ COMMANDS = (
     "fuzz",
     "replay",
     "diff",
+    "report",
     "kernel",
     "rule",
     "doctor",

@@ -355,7 +355,7 @@ def _cells(segments: Sequence[Segment], bar: Bar, columns: int) -> tuple[int, in
 
 
 def _rows(lane: Lane, segments: Sequence[Segment], columns: int, glyphs: Glyphs) -> list[Text]:
-    if lane.name == "blocks":
+    if any(bar.mark in (Mark.REMOVABLE, Mark.KEPT, Mark.UNCERTAIN) for bar in lane.bars):
         return [_block_row(lane, segments, columns, glyphs)]
     if any(bar.mark is Mark.OWNER for bar in lane.bars):
         return [_owner_row(lane, segments, columns)]

@@ -297,13 +297,13 @@ def render_stories(
     for heading in ("", "step", f"A: {one.title}", f"B: {other.title}"):
         columns.add_column(heading, overflow="fold")
     for subject, first, second in aligned(one.steps, other.steps):
-        differ = first != second
+        differ = first != second and UNOBSERVED not in (first, second)
         style = "yellow" if differ else ""
         columns.add_row(
             Text("!" if differ else "", "bold red"),
             Text(printable(subject)),
             Text(printable(first), style),
-            Text(printable(second) if differ else "the same", style or "dim"),
+            Text(printable(second) if first != second else "the same", style or "dim"),
         )
     parts: list[RenderableType] = [
         Text(f"A: {printable(one.title)}    B: {printable(other.title)}", style="bold"),
@@ -547,6 +547,8 @@ class _Teller:
                     f"the allocator {skip}",
                     subject=f"node {data.nid}",
                 )
+        if self.outcome is not self.prediction.outcome:
+            return  # only the model names its allocations
         hot = [r for r in self.outcome.memory or () if "hotplug" in r.flags]
         inside = [
             a for a in self.prediction.allocations if any(a.start < r.end and r.start < a.end for r in hot)

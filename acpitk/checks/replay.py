@@ -69,7 +69,8 @@ def replay(
     calls = trace[_after_setup(trace) :]
     out: list[Replayed] = []
     node_data = {node.start: node.nid for node in booted.node_data or ()}
-    numa_done = False
+    pg_data = {node.end - node.start for node in booted.node_data or ()}
+    numa_done = answered = False
     for index, call in enumerate(calls):
         if call.call in ("add", "remove"):
             continue
@@ -79,26 +80,29 @@ def replay(
             if call.caller == _DISTANCES:
                 _mark(mb, prediction)
             following = calls[index + 1] if index + 1 < len(calls) else None
-            met = following is not None and following.call == "reserve" and following.caller == _ANSWER
+            answered = following is not None and _answers(following, call)
             out.append(
                 Replayed(
                     request=call,
-                    kernel=following.start if met and following is not None else 0,
+                    kernel=following.start if answered and following is not None else 0,
                     model=_ask(mb, call, max_numnodes),
                 )
             )
         else:
-            if call.caller == _ANSWER and (index == 0 or not _is_request(calls[index - 1])):
+            if call.caller == _ANSWER and not answered:
                 nid = node_data.get(call.start)
                 if nid is not None and not numa_done and booted.memory is not None:
                     mb.memory, mb.bottom_up, numa_done = _rows(booted.memory), False, True
-                out.append(_unprinted(mb, call, nid))
+                memoryless = nid is None and call.end - call.start in pg_data
+                out.append(_unprinted(mb, call, NO_NID if memoryless else nid))
             mb.reserve(call.start, call.end)
+            answered = False
     return out
 
 
-def _is_request(call: MemblockCall) -> bool:
-    return call.call not in ("reserve", "free", "add", "remove")
+def _answers(call: MemblockCall, request: MemblockCall) -> bool:
+    """Whether `call` is the reservation that meets `request`; one that failed is followed by another's."""
+    return call.call == "reserve" and call.caller == _ANSWER and call.end - call.start == request.size
 
 
 def _after_setup(trace: Sequence[MemblockCall]) -> int:
@@ -121,7 +125,8 @@ def _ask(mb: Memblock, call: MemblockCall, max_numnodes: int) -> int:
 
 
 def _unprinted(mb: Memblock, call: MemblockCall, nid: int | None) -> Replayed:
-    """memblock_phys_alloc_try_nid() of a pg_data_t (`nid`), or 5.10's memblock_phys_alloc_range()."""
+    """memblock_phys_alloc_try_nid() of a pg_data_t (`nid`; NO_NID where that node has no memory), or 5.10's
+    memblock_phys_alloc_range()."""
     size = call.end - call.start
     if nid is None:
         model = mb.find(size, PAGE_SIZE, 0, 0, NO_NID)

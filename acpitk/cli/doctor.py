@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -31,7 +32,6 @@ from acpitk.report.text import table
 from acpitk.tables.srat import SUBTABLES, encode_srat
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_DEPENDENCIES = ("click", "construct", "hypothesis", "lz4", "pyyaml", "rich", "zstandard")
 
 
 class Status(StrEnum):
@@ -126,7 +126,11 @@ def _tool(name: str, ask: Callable[[], str], fix: str) -> Check:
 
 def _dependencies() -> Check:
     here, missing = [], []
-    for name in _DEPENDENCIES:
+    try:
+        required = importlib.metadata.requires("acpitk") or []
+    except importlib.metadata.PackageNotFoundError:
+        required = []  # run from a source tree
+    for name in (re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line):
         try:
             here.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:

@@ -39,7 +39,7 @@ def command(rule_id: str | None, as_json: bool) -> int:
       acpitk rule POL-
       acpitk rule POL-KERNEL-NODE
     """
-    if rule_id in RULES:
+    if rule_id is not None and rule_id in RULES:
         _show(RULES[rule_id], as_json)
         return 0
     chosen = [rule for rule in RULES.values() if rule.id.startswith(rule_id or "")]

@@ -100,6 +100,8 @@ _Q35_OWN_TABLE_OFFSETS = (0x2068, 0x215C, 0x21D4, 0x220C, 0x2248)
 """Of those, the tables the RSDT points at, from the start of the blob."""
 _Q35_MINIMUM, _Q35_MAXIMUM = 128 * MIB, 978 * GIB
 """More than 978 GiB and qemu64's 40 address bits are too few for the 64-bit PCI window above RAM."""
+MAX_RAM_END = 4 * GIB + _Q35_MAXIMUM - _Q35_LOW_SPLIT
+"""Where the RAM of the largest q35 ends, bytes."""
 _SMBIOS_FIXED = 356
 """Bytes of the SMBIOS tables of a guest with RAM above 4 GiB, memory devices aside (QEMU 7.2)."""
 _SMBIOS_FSEG_MAX = 600
@@ -128,6 +130,17 @@ class Q35:
             raise UsageError(
                 f"an initrd of {self.initrd} bytes does not fit {format_size(self.memory)} of RAM"
             )
+
+    @classmethod
+    def with_ram_to(cls, end: int) -> Q35:
+        """The guest whose RAM ends at `end` (bytes), or as near below it as a q35 can.
+
+        Raises:
+            UsageError: no q35 is that small or that large.
+        """
+        if end < 4 * GIB:
+            return cls(align_down(min(end, _Q35_LOW_LIMIT - MIB), MIB))
+        return cls(align_down(_Q35_LOW_SPLIT + end - 4 * GIB, MIB))
 
     @property
     def low_end(self) -> int:

@@ -103,3 +103,12 @@ def format_size(size: int) -> str:
         if size and size % _UNITS[unit] == 0:
             return f"{size // _UNITS[unit]}{unit}"
     return str(size)
+
+
+def readable_size(size: int) -> str:
+    """`format_size` where that is short, else one decimal of the largest unit: 536739840 -> `511.9M`."""
+    exact = format_size(size)
+    if len(exact) <= 5:
+        return exact
+    unit = next(unit for unit in ("T", "G", "M", "K") if size >= _UNITS[unit])
+    return f"{size / _UNITS[unit]:.1f}{unit}"

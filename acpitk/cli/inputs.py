@@ -17,13 +17,16 @@ import click
 from acpitk import corpus
 from acpitk.errors import DecodeError, UsageError
 from acpitk.kernel.policy import POLICIES
-from acpitk.machine import Q35, Case, Machine, machine_from_json
+from acpitk.machine import MAX_RAM_END, Q35, Case, Machine, machine_from_json
 from acpitk.qemu.image import KernelImage, find_kernel
 from acpitk.ranges import format_size, parse_size
 from acpitk.tables.dump import MAX_SIZE, TableBlob, load, parse_dump
+from acpitk.tables.srat import MemoryFlags, decode_srat
 
 PATH = click.Path(path_type=Path)
 STDIN = Path("-")
+FROM_SRAT = -1
+"""The value of `--mem srat`."""
 _STDIN_NAME = "standard input"
 _MACHINE_LIMIT = 16 << 20
 _SHIPPED = (Path(__file__).parent.parent / "data" / "corpus", Path(__file__).parent.parent.parent / "corpus")
@@ -38,6 +41,11 @@ def size(text: str) -> int:
         return parse_size(str(text))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def guest_memory(text: str) -> int:
+    """Option type of `--mem`: bytes, or `FROM_SRAT` for the word `srat`."""
+    return FROM_SRAT if text == "srat" else size(text)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -59,9 +67,9 @@ def case_options(command: Command) -> Command:
             click.option("--machine", type=PATH, help="Machine as JSON: e820 map and reserved ranges."),
             click.option(
                 "--mem",
-                type=size,
-                metavar="SIZE",
-                help="Instead of --machine: a QEMU q35 guest of this size.",
+                type=guest_memory,
+                metavar="SIZE|srat",
+                help="Instead of --machine: a QEMU q35 guest of this size, or with RAM up to the SRAT's end.",
             ),
             click.option("--initrd", type=size, metavar="SIZE", help="Size of the initrd of that guest."),
             click.option("--cmdline", help='Kernel command line, for example "movable_node".'),
@@ -97,7 +105,21 @@ def read_case(
     tables = [read_table(srat, b"SRAT")]
     if slit is not None:
         tables.append(read_table(slit, b"SLIT"))
+    if mem == FROM_SRAT:
+        mem = _memory_of(tables[0])
     return Case(machine=read_machine(machine, mem, initrd), tables=tuple(tables), cmdline=cmdline or "")
+
+
+def _memory_of(srat: bytes) -> int:
+    """Size in bytes of the q35 guest whose RAM ends where the SRAT's enabled memory does."""
+    ends = [
+        entry.base + entry.length
+        for entry in decode_srat(srat).memory_affinities()
+        if entry.flags & MemoryFlags.ENABLED and entry.length and entry.base + entry.length <= MAX_RAM_END
+    ]
+    if not ends:
+        raise UsageError("--mem srat: the SRAT has no enabled memory that a guest could have; give a size")
+    return Q35.with_ram_to(max(ends)).memory
 
 
 def read_machine(machine: Path | None, mem: int | None, initrd: int | None) -> Q35 | Machine:

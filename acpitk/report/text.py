@@ -13,7 +13,7 @@ from acpitk.checks.differential import Comparison
 from acpitk.checks.finding import Finding, Severity
 from acpitk.kernel.prediction import EntryVerdict, Prediction
 from acpitk.outcome import Block, NumaState, Outcome
-from acpitk.ranges import format_size
+from acpitk.ranges import readable_size
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 _STATES = {
@@ -129,17 +129,23 @@ def _sections(outcome: Outcome) -> Iterator[RenderableType]:
                 (
                     "-" if r.nid is None else r.nid,
                     span(r.start, r.end),
-                    format_size(r.end - r.start),
+                    readable_size(r.end - r.start),
                     ",".join(r.flags),
                 )
                 for r in outcome.memory
             ),
         )
+    if outcome.node_data:
+        yield table(
+            "Node data (pg_data_t)",
+            ("node>", "range", "on node>"),
+            ((n.nid, span(n.start, n.end), n.on_nid) for n in outcome.node_data),
+        )
     if outcome.zones is not None:
         yield table(
             "Zones",
             ("node>", "zone", "range", "size>"),
-            ((z.nid, z.zone, span(z.start, z.end), format_size(z.end - z.start)) for z in outcome.zones),
+            ((z.nid, z.zone, span(z.start, z.end), readable_size(z.end - z.start)) for z in outcome.zones),
         )
     if outcome.blocks is not None:
         yield table(
@@ -189,7 +195,7 @@ def _entry_row(entry: EntryVerdict) -> Sequence[object]:
         domain,
         "-" if entry.nid is None else entry.nid,
         span(entry.base, entry.base + entry.length),
-        format_size(entry.length),
+        readable_size(entry.length),
         "yes" if entry.hotplug else "no",
         entry.use.value,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -119,7 +119,7 @@ class BootCampaign:
 
     def run(
         self, *, jobs: int, max_seconds: float | None = None, cancel: Callable[[], None]
-    ) -> Iterator[Booted]:
+    ) -> Generator[Booted, None, None]:
         """Boot every case on every kernel, `jobs` boots at a time, yielding them in order.
 
         Args:

@@ -13,8 +13,11 @@ from acpitk.kernel.policy import BUILDS, HotplugMarks, KernelBuild, KernelPolicy
 from acpitk.kernel.prediction import Allocation, Prediction
 from acpitk.machine import Case, Machine, Reserved
 from acpitk.outcome import NodeData, NumaReason, NumaState, Outcome, Region
+from acpitk.ranges import GIB, MIB
 
 DISTANCE_TABLE = "distance table"
+CRASH_KERNEL = "crash kernel"
+_CRASH_ALIGN = 16 * MIB
 
 
 def boot(case: Case, policy: KernelPolicy, build: KernelBuild | None = None) -> Outcome:
@@ -177,6 +180,7 @@ class _Boot:
         """free_area_init() and sparse_init(), in the order of the version."""
         nodes: tuple[NodeData, ...] = self.facts["node_data"]
         policy, build = self.numa.policy, self.numa.build
+        self._crash_kernel(self.options.crashkernel)
         lost: list[int] = []
         if not policy.memory_map_after_zones:
             lost = sparse.populate(self.mb, list(nodes), policy, build)
@@ -199,6 +203,12 @@ class _Boot:
             policy,
             hypervisor=not isinstance(self.case.machine, Machine),
         )
+
+    def _crash_kernel(self, size: int) -> None:
+        """reserve_crashkernel() of a plain size: below 4 GiB, or else anywhere."""
+        for end in (4 * GIB, 0):
+            if size and self.mb.allocate(CRASH_KERNEL, size, _CRASH_ALIGN, start=_CRASH_ALIGN, end=end):
+                return
 
 
 def _region(row: Row) -> Region:

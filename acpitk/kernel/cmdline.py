@@ -2,7 +2,8 @@
 
 Sources (6.1): parse_args()/next_arg() in kernel/params.c and lib/cmdline.c, parse_memopt() and
 parse_memmap_one() in arch/x86/kernel/e820.c, numa_setup() in arch/x86/mm/numa.c,
-cmdline_parse_core() in mm/page_alloc.c, cmdline_parse_movable_node() in mm/memory_hotplug.c.
+cmdline_parse_core() in mm/page_alloc.c, cmdline_parse_movable_node() in mm/memory_hotplug.c,
+parse_crashkernel() in kernel/crash_core.c.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class CommandLine:
         kernelcore, movablecore: pages; 0 is not given.
         kernelcore_percent, movablecore_percent: percent; 0 is not given.
         mirror: `kernelcore=mirror`.
+        crashkernel_given: any `crashkernel=`.
+        crashkernel: bytes of a plain `crashkernel=SIZE`; 0 is none, or a form that is not modelled.
         map_edits: `mem=` and `memmap=` in order.
     """
 
@@ -60,6 +63,8 @@ class CommandLine:
     kernelcore_percent: int = 0
     movablecore_percent: int = 0
     mirror: bool = False
+    crashkernel_given: bool = False
+    crashkernel: int = 0
     map_edits: tuple[MapEdit, ...] = ()
 
     def given(self, option: str) -> bool:
@@ -89,6 +94,9 @@ def parse_cmdline(text: str) -> CommandLine:
                     edits.append(MapEdit(start=size, end=_U64, type=None))
             case "memmap" if value is not None:
                 edits.extend(_memmap(value))
+            case "crashkernel" if value is not None:
+                size, rest = _memparse(value)
+                fields |= {"crashkernel_given": True, "crashkernel": 0 if rest else size}
             case "kernelcore" | "movablecore" if value is not None:
                 if name == "kernelcore" and "mirror" in value.split(","):
                     fields["mirror"] = True

@@ -43,6 +43,12 @@ CASES = {
     "hot start inside a block": case("0:mem=0-2G,mem=4G-4160M,cpus=0", "1:mem=4160M-5G,hotplug"),
     "kernel node": case("0:mem=0-512M,cpus=0", "1:mem=512M-1G,hotplug", memory=GIB),
     "movablecore": case("0:mem=0-2G,cpus=0", "1:mem=4G-5G", cmdline="movablecore=512M"),
+    "crash kernel": case(
+        "0:mem=0-512M,mem=928M-1G,cpus=0",
+        "1:mem=512M-640M,hotplug,mem=640M-928M",
+        memory=GIB,
+        cmdline="movable_node crashkernel=128M",
+    ),
     "hole over the first node": case(
         "0:mem=0-1G,mem=4608M-5G,cpus=0", "1:mem=1G-2G,mem=4G-4608M", cmdline="kernelcore=1G"
     ),

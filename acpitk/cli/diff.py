@@ -82,9 +82,9 @@ def command(
     machine: both outcomes field by field, and the behaviours each difference comes from. With --campaign or
     --time-limit: the smallest case found for every difference and its causes.
 
-    A = model compares the model with real kernels B, C, ... : fields, and every boot-time allocation. Cases
-    that disagree are saved, the first of each kind minimised. An interrupt keeps what was found; --start goes
-    on from there.
+    A = model compares the model with the real kernels listed in B: fields, and every boot-time allocation.
+    Cases that disagree are saved, the first of each kind minimised. An interrupt keeps what was found, and
+    --start goes on from there.
 
     Exit status 1: they differ.
 

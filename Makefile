@@ -1,6 +1,7 @@
 # make run    fuzz the embedded kernel model with the shipped corpus; needs Python >= 3.11 only
 # make test   everything: lint, types, and all tests with real iasl, QEMU and kernels
 # make check  lint, types and the tests that need no external tool
+# make docs   write the generated parts of docs/ anew
 # make bench  cases and boots a second on this machine
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ MORE_KERNELS ?= v5.10 v6.12
 TOOLS := iasl qemu-system-x86_64
 PACKAGES := acpica-tools qemu-system-x86
 
-.PHONY: run test check lint bench tools kernels clean
+.PHONY: run test check lint docs bench tools kernels clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
@@ -27,6 +28,9 @@ lint: $(VENV)/.developer
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: $(VENV)/.installed
+	@$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.installed
 	@echo "model: $$($(BIN)/acpitk fuzz --iterations 10000 --seed 1 --out out/bench | head -n 1)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -92,6 +93,8 @@ def main() -> None:
         acpitk.main(prog_name="acpitk")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names go out as the bytes they came in
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminated)
     status = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -99,6 +102,11 @@ def main() -> None:
         # What could not be written would fail again when Python closes stdout on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def _terminated(number: int, _frame: object) -> None:
+    """Leave by unwinding, so that guests and temporary files go too."""
+    sys.exit(128 + number)
 
 
 def _fail(message: str, status: int) -> int:

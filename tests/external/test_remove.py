@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +16,7 @@ import pytest
 
 from acpitk.checks.differential import Verdict, compare
 from acpitk.errors import ToolError
-from acpitk.kernel.boot import predict
+from acpitk.images import predict_image
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
 from acpitk.qemu.image import find_kernel
@@ -62,7 +67,8 @@ def test_every_block_ends_as_predicted(
 ) -> None:
     kernel_image(kernel)
     result = remove(CASES[name], find_kernel(kernel), qemu=qemu_path)
-    comparison = compare(predict(result.case, POLICIES[kernel]).outcome, result.outcome)
+    predicted = predict_image(result.case, find_kernel(kernel), POLICIES[kernel])
+    comparison = compare(predicted.outcome, result.outcome)
     assert [str(difference) for difference in comparison.differences] == []
     assert comparison.fields["blocks"] is Verdict.AGREE
     assert comparison.fields["zones"] is Verdict.AGREE
@@ -98,7 +104,29 @@ def test_a_kernel_that_never_reaches_userspace_is_an_outcome(
     kernel_image("v6.1")
     broken = case("0:mem=1M-2G,mem=4G-5G,cpus=0")  # RAM below 1 MiB without a node: Linux dies of it
     result = remove(broken, find_kernel("v6.1"), qemu=qemu_path)
-    assert result.outcome.panic == predict(result.case, POLICIES["v6.1"]).outcome.panic or (
-        result.outcome.panic or ""
-    ).startswith("BUG")
+    assert result.outcome.panic == predict_image(
+        result.case, find_kernel("v6.1"), POLICIES["v6.1"]
+    ).outcome.panic or (result.outcome.panic or "").startswith("BUG")
     assert result.outcome.blocks is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_guest_too(
+    number: signal.Signals, tmp_path: Path, qemu_path: Path, kernel_image: Callable[[str], Path]
+) -> None:
+    kernel_image("v6.1")
+    (tmp_path / "case.json").write_text(json.dumps(CASES["hot node"].to_json()))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "acpitk", "boot", "case.json", "--remove"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 30
+    while not (guests := children.read_text().split()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
+    assert guests
+    assert not [guest for guest in guests if Path(f"/proc/{guest}").exists()]

@@ -10,16 +10,20 @@
  *   e DIR FILE     "NAME CONTENTS" for each NAME in DIR that has a readable FILE in it
  *   w FILE TEXT    write TEXT to FILE in one write(2)
  * The answer is "ERRNO SIZE\n" and SIZE bytes; ERRNO is 0 where it worked. "0 0\n" greets the host.
+ * A host that is silent for a minute is gone, and the machine is reset.
  */
 
 #include <asm/termbits.h>
 #include <asm/unistd.h>
 #include <linux/fcntl.h>
 #include <linux/ioctl.h>
+#include <linux/reboot.h>
 
 #define TCSETS 0x5402
 #define PORT "/dev/ttyS0"
 #define DEBUG_CONSOLE 0xe9
+#define TENTHS_PER_READ 100
+#define SILENT_READS 6
 
 static char command[4096], path[4096], answer[1 << 20], entries[1 << 15];
 static long used;
@@ -190,8 +194,8 @@ static void mount(const char *type, const char *where)
 
 void _start(void)
 {
-	struct termios raw = { .c_cflag = B115200 | CS8 | CREAD | CLOCAL, .c_cc[VMIN] = 1 };
-	long port, at = 0;
+	struct termios raw = { .c_cflag = B115200 | CS8 | CREAD | CLOCAL, .c_cc[VTIME] = TENTHS_PER_READ };
+	long port, at = 0, silent = 0;
 
 	mount("proc", "/proc");
 	mount("sysfs", "/sys");
@@ -200,8 +204,13 @@ void _start(void)
 	call(__NR_iopl, 3, 0, 0, 0, 0);
 	reply(0);
 	for (;;) {
-		if (call(__NR_read, port, (long)(command + at), 1, 0, 0) != 1)
+		if (call(__NR_read, port, (long)(command + at), 1, 0, 0) != 1) {
+			if (++silent == SILENT_READS)
+				call(__NR_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2,
+				     LINUX_REBOOT_CMD_RESTART, 0, 0);
 			continue;
+		}
+		silent = 0;
 		if (command[at] != '\n') {
 			at += at < (long)sizeof(command) - 1;
 			continue;

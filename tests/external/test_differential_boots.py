@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,3 +128,23 @@ def test_a_kernel_the_model_is_wrong_about_is_found_and_minimised(
     assert sorted(str(path) for path in Path("differences").iterdir()) == sorted(
         {each["case"] for each in found}
     )
+
+
+def test_an_interrupt_keeps_what_was_done(here: Path, kernel_image: Callable[[str], Path]) -> None:
+    kernel_image("v6.1")
+    arguments = ("diff", "model", "v6.1", "--time-limit", "10m", "--seed", "5", "--json")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "acpitk", *arguments],
+        cwd=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(15)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    document = json.loads(out)
+    assert document["next"] > 0
+    assert document["kernels"]["v6.1"]["boots"] > 0

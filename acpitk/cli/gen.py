@@ -208,6 +208,8 @@ def _to_stdout(case: Case, as_json: bool, count: int) -> None:
     if len(case.tables) != 1:
         found = ", ".join(describe(data[:4]) for data in case.tables)
         raise UsageError(f"-o -: writes one table to stdout, and there are {found}: choose one with --only")
+    if sys.stdout.isatty():
+        raise UsageError("-o -: stdout is a terminal, and a table is no text: send it to a file or a pipe")
     sys.stdout.flush()
     sys.stdout.buffer.write(case.tables[0])
     sys.stdout.buffer.flush()

@@ -184,8 +184,10 @@ def read_stdin() -> bytes:
     """All of standard input, read once for a command, so that `--srat - --slit -` takes both from it.
 
     Raises:
-        UsageError: it is larger than any file of tables.
+        UsageError: it is closed, or larger than any file of tables.
     """
+    if sys.stdin is None:
+        raise UsageError(f"{_STDIN_NAME} is closed: there is nothing to read")
     memory = click.get_current_context().find_root().meta
     if _STDIN_NAME not in memory:
         memory[_STDIN_NAME] = sys.stdin.buffer.read(MAX_SIZE + 1)

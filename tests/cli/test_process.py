@@ -94,7 +94,7 @@ def test_an_interrupt_saves_what_was_found(tmp_path: Path, jobs: str) -> None:
     document = json.loads(out)
     assert 0 < document["iterations"] < 1_000_000
     assert {Path(f["case"]).name for f in document["findings"]} == {
-        path.name for path in (tmp_path / "found").iterdir()
+        path.name for path in (tmp_path / "found").glob("*.json")
     }
     assert "Traceback" not in err
 
@@ -108,13 +108,18 @@ def test_file_names_that_are_not_text_are_printed_as_they_are(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("extra", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("lint", "srat.bin", "--mem", "2G"), ("predict", "--srat", "srat.bin", "--mem", "2G")],
+    ids=lambda arguments: arguments[0],
+)
 def test_colour_only_on_a_terminal_that_wants_it(
-    tmp_path: Path, extra: dict[str, str], coloured: bool
+    tmp_path: Path, arguments: tuple[str, ...], extra: dict[str, str], coloured: bool
 ) -> None:
     assert _run("gen", *NODES, cwd=tmp_path).returncode == 0
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*PROGRAM, "lint", "srat.bin", "--mem", "2G"],
+        [*PROGRAM, *arguments],
         cwd=tmp_path,
         stdout=theirs,
         env={**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm-256color", **extra},

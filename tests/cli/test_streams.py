@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +113,26 @@ def test_gen_writes_one_table_to_standard_output(tables: bytes, tmp_path: Path) 
     assert set(tmp_path.iterdir()) == before
 
 
+def test_a_table_does_not_go_to_a_terminal(tables: bytes) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "acpitk", "gen", "--from", "srat.bin", "-o", "-"]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.set_blocking(ours, False)
+    with pytest.raises(BlockingIOError):
+        os.read(ours, 1)
+    os.close(theirs)
+    os.close(ours)
+    assert done.returncode == 2
+    assert b"terminal" in done.stderr
+
+
+def test_closed_standard_input_is_one_line(tables: bytes) -> None:
+    line = f"exec {shlex.quote(sys.executable)} -m acpitk decode - <&-"
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"acpitk: error: standard input is closed: there is nothing to read\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -138,6 +161,8 @@ def test_gen_refuses_what_it_cannot_write(
         ("fuzz", "--iterations", "5", "--out", "found"),
         ("rule",),
         ("rule", "POL-KERNEL-NODE"),
+        ("explain", "--srat", "srat.bin", "--mem", "1G"),
+        ("diff", "v6.1", "v7.3"),
         ("kernel", "list"),
         ("doctor",),
         ("gen", "--preset", "list"),

@@ -14,13 +14,14 @@ from acpitk.checks.differential import Comparison, compare
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.invariants import check
 from acpitk.cli.inputs import PATH, case_options, find_image, json_option, kernel_option, read_case, size
+from acpitk.cli.kernel_boots import row_for
 from acpitk.cli.output import check_file_target, emit, emit_json, note, write_file
 from acpitk.cli.predict import exit_status
 from acpitk.errors import UsageError
-from acpitk.kernel.boot import predict
+from acpitk.images import build_for, predict_image
 from acpitk.kernel.cmdline import parse_cmdline
 from acpitk.kernel.hotplug import hot_added
-from acpitk.kernel.policy import BUILDS, POLICIES
+from acpitk.kernel.policy import POLICIES, KernelBuild
 from acpitk.machine import Q35, Case
 from acpitk.outcome import Outcome
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
@@ -93,7 +94,8 @@ def command(
     """Boot a real kernel in QEMU with these tables and print the outcome.
 
     Exit status 1: the kernel panicked or hung, or, with --check, it differs from the model or the model has
-    findings of severity error or warning. --kernel names the row to compare where the image is a path.
+    findings of severity error or warning. An image that is no row of the model is compared with the nearest
+    row at or below its version, or with --kernel.
 
     --remove and --hot-add boot to a userspace of 2 KB: an initrd, compiled here with gcc, that lands at the
     top of low RAM and makes its node a kernel node. The model is asked about that machine. --hot-add lets the
@@ -115,9 +117,6 @@ def command(
         check_file_target(console_file)
     qemu = None if dry_run else find_qemu()
     image = find_image(image_spec)
-    row = kernel or image.name
-    if compare_model and row not in POLICIES:
-        raise UsageError(f"{image_spec} is Linux {row}: say which row of the model it is with --kernel")
     if len([True for mode in (removing, device, boots, dry_run) if mode]) > 1:
         raise UsageError("--remove, --hot-add, --kaslr and --dry-run exclude one another")
     if boots and (compare_model or console_file):
@@ -143,10 +142,11 @@ def command(
     document = outcome.to_json() | booted.document
     report = [render_outcome(outcome), *booted.report]
     if compare_model:
-        prediction = predict(booted.case, POLICIES[row])
+        row = POLICIES[kernel] if kernel else row_for(image.name)
+        prediction = predict_image(booted.case, image, row)
         expected = prediction.outcome
         if device:
-            expected = _with_device(expected, booted.case, device, row)
+            expected = _with_device(expected, booted.case, device, build_for(image, row))
         comparison = compare(expected, outcome)
         findings = [*differences(comparison), *check(booted.case, prediction)]
         document |= {"check": _check_document(comparison), "findings": [f.to_json() for f in findings]}
@@ -189,13 +189,13 @@ def _note_initrd(case: Case) -> int:
     return size
 
 
-def _with_device(outcome: Outcome, case: Case, device: HotAdd, row: str) -> Outcome:
+def _with_device(outcome: Outcome, case: Case, device: HotAdd, build: KernelBuild) -> Outcome:
     """The forecast with the device's memory blocks. Where QEMU's own tables lie then is not modelled."""
     if outcome.blocks is None:
         return outcome
     at = device_address(case)
     domain = device.domain_in(case, at)
-    added = hot_added(outcome, at, device.size, domain, parse_cmdline(case.cmdline), BUILDS[row])
+    added = hot_added(outcome, at, device.size, domain, parse_cmdline(case.cmdline), build)
     return replace(outcome, reserved=None, blocks=(*outcome.blocks, *added))
 
 

@@ -16,6 +16,7 @@ from acpitk.cli.inputs import case_options, find_image, json_option, kernel_opti
 from acpitk.cli.output import emit, emit_json
 from acpitk.cli.predict import exit_status
 from acpitk.errors import UsageError
+from acpitk.images import predict_image
 from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES, policy_diff
 from acpitk.machine import Case
@@ -104,8 +105,10 @@ def _second(case: Case, kernel: str, other: str | None, image_spec: str | None) 
     if reasons := undeliverable(case):
         raise UsageError(f"this case cannot be booted: {reasons[0]}")
     qemu = find_qemu()
-    outcome = boot(case, find_image(image_spec or kernel), qemu=qemu).outcome()
-    return explain_observed(case, predict(case, POLICIES[kernel]), outcome, POLICIES[kernel]), outcome
+    image = find_image(image_spec or kernel)
+    outcome = boot(case, image, qemu=qemu).outcome()
+    prediction = predict_image(case, image, POLICIES[kernel])
+    return explain_observed(case, prediction, outcome, POLICIES[kernel]), outcome
 
 
 def _page() -> tuple[int, Glyphs]:

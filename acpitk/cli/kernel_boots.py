@@ -21,8 +21,8 @@ from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, save
 from acpitk.errors import UsageError
 from acpitk.fuzz.boots import Boot, BootCampaign, Booted, Judge, Tally, judged
-from acpitk.kernel.boot import predict
-from acpitk.kernel.policy import BUILDS, KernelPolicy, nearest_policy
+from acpitk.images import build_for, predict_image
+from acpitk.kernel.policy import KernelPolicy, nearest_policy
 from acpitk.machine import Case
 from acpitk.qemu.argv import undeliverable
 from acpitk.qemu.image import KernelImage
@@ -109,13 +109,13 @@ def _judge(image: KernelImage, timeout: float, stop: threading.Event) -> Judge:
         result = boot(case, image, timeout=timeout, stop=stop)
         if result.ended is BootEnd.TIMEOUT:
             result = boot(case, image, timeout=_PATIENCE * timeout, stop=stop)
-        prediction, outcome = predict(case, row), result.outcome()
+        prediction, outcome = predict_image(case, image, row), result.outcome()
         requests = replay(
             klog.memblock_trace(result.console),
             klog.firmware_facts(result.console),
             outcome,
             prediction,
-            max_numnodes=BUILDS[row.name].max_numnodes,
+            max_numnodes=build_for(image, row).max_numnodes,
         )
         comparison = compare(prediction.outcome, outcome)
         return judged(comparison, requests, ended=result.ended.value, seconds=result.seconds)

@@ -15,6 +15,7 @@ from acpitk.checks.invariants import check
 from acpitk.errors import DecodeError, UsageError
 from acpitk.fuzz.campaign import Oracle
 from acpitk.iasl import Iasl
+from acpitk.images import predict_image
 from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
@@ -93,4 +94,4 @@ def _check_iasl(iasl: Iasl, case: Case) -> Iterable[Finding]:
 
 def _check_boot(image: KernelImage, row: str, timeout: float, case: Case) -> list[Finding]:
     result = boot(case, image, timeout=timeout)
-    return differences(compare(predict(case, POLICIES[row]).outcome, result.outcome()))
+    return differences(compare(predict_image(case, image, POLICIES[row]).outcome, result.outcome()))

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from acpitk.checks.differential import Verdict, compare
-from acpitk.kernel.boot import predict
+from acpitk.images import build_for, predict_image
 from acpitk.kernel.cmdline import parse_cmdline
 from acpitk.kernel.hotplug import hot_added
-from acpitk.kernel.policy import BUILDS, POLICIES
+from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
 from acpitk.qemu.hot_add import CHANNEL, HotAdd, HotAddResult, device_address, hot_add
 from acpitk.qemu.image import find_kernel
@@ -39,8 +39,9 @@ def test_node_zone_and_state_as_predicted(
     device = HotAdd(size=256 * MIB)
     result = plugged(kernel, cmdline, device, qemu_path)
     at, domain = device_address(result.case), device.domain_in(result.case, device_address(result.case))
-    before = predict(result.case, POLICIES[kernel]).outcome
-    added = hot_added(before, at, device.size, domain, parse_cmdline(cmdline), BUILDS[kernel])
+    image, row = find_kernel(kernel), POLICIES[kernel]
+    before = predict_image(result.case, image, row).outcome
+    added = hot_added(before, at, device.size, domain, parse_cmdline(cmdline), build_for(image, row))
     expected = replace(before, reserved=None, blocks=(*(before.blocks or ()), *added))
     comparison = compare(expected, result.outcome)
     assert [str(difference) for difference in comparison.differences] == []

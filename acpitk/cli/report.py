@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,7 +21,7 @@ from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
 from acpitk.qemu.runner import PROGRAM
-from acpitk.report.html import Entry, render_report
+from acpitk.report.html import Entry, render_report, second_row
 from acpitk.report.summary import Summary
 
 _CONSOLE_LIMIT = 4 << 20
@@ -83,7 +84,7 @@ def _entries(path: Path, stored: StoredCase, counts: Mapping[str, int]) -> Itera
             kernel=kernel,
             provenance=stored.provenance,
             count=counts.get(str(finding.get("signature"))),
-            commands=tuple(_commands(path, stored.case, kernel, str(finding.get("oracle", "")))),
+            commands=tuple(_commands(path, stored.case, kernel, finding)),
             console=_console(path),
         )
 
@@ -95,11 +96,13 @@ def _row(stored: StoredCase) -> str:
     return next((name for name in named if isinstance(name, str) and name in POLICIES), "v6.1")
 
 
-def _commands(path: Path, case: Case, kernel: str, oracle: str) -> Iterator[tuple[str, str]]:
-    boot = " --boot" if oracle.startswith(BOOT) else ""
+def _commands(path: Path, case: Case, kernel: str, finding: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    boot = " --boot" if str(finding.get("oracle", "")).startswith(BOOT) else ""
     quoted = shlex.quote(str(path))
+    other = second_row(finding, kernel)
+    compare = f" --compare {other}" if other else boot
     yield "Replay", f"acpitk replay {quoted}{boot}"
-    yield "Explain", f"acpitk explain {quoted} --kernel {kernel}"
+    yield "Explain", f"acpitk explain {quoted} --kernel {kernel}{compare}"
     if isinstance(case.machine, Q35) and not undeliverable(case):
         tables = [Path(f"{table[:4].decode('ascii', 'replace').lower()}.bin") for table in case.tables]
         if len(set(tables)) != len(tables) or not all(str(name).isascii() for name in tables):

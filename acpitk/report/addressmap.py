@@ -32,7 +32,7 @@ class Mark(StrEnum):
 
     RAM = "RAM"
     FIRMWARE = "not RAM"
-    PLAIN = "plain"
+    PLAIN = "not hot-pluggable"
     HOT = "hot-pluggable"
     IGNORED = "without effect"
     OWNER = "in use"
@@ -87,7 +87,6 @@ def firmware_lanes(case: Case, prediction: Prediction) -> Iterator[Lane]:
             label=entry.type.value if entry.type is not E820Type.USABLE else "RAM",
             short=entry.type.value[0].upper(),
             mark=Mark.RAM if entry.type is E820Type.USABLE else Mark.FIRMWARE,
-            detail=format_size(entry.end - entry.start),
         )
         for entry in case.resolved().e820
     )
@@ -114,7 +113,7 @@ def outcome_lanes(outcome: Outcome, prediction: Prediction | None = None) -> Ite
                     label=f"{zone.zone} {zone.nid}",
                     short=zone.zone[0],
                     mark=Mark.MOVABLE if zone.zone == "Movable" else Mark.PLAIN,
-                    detail=f"node {zone.nid}, zone {zone.zone}, {format_size(zone.end - zone.start)}",
+                    detail=f"node {zone.nid}, zone {zone.zone}",
                 )
                 for zone in outcome.zones
             ),
@@ -299,7 +298,7 @@ def _class(purpose: str) -> str:
 
 
 def _owner_bar(start: int, end: int, owner: str) -> Bar:
-    return Bar(start=start, end=end, label=owner, short="", mark=Mark.OWNER, detail=format_size(end - start))
+    return Bar(start=start, end=end, label=owner, short="", mark=Mark.OWNER)
 
 
 def _node_bar(region: Region) -> Bar:
@@ -311,7 +310,6 @@ def _node_bar(region: Region) -> Bar:
         label=f"{name}{' hot' if hot else ''}",
         short="?" if region.nid is None else str(region.nid),
         mark=Mark.HOT if hot else Mark.PLAIN,
-        detail=f"{format_size(region.end - region.start)} of RAM",
     )
 
 

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -25,7 +26,7 @@ from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case
 from acpitk.outcome import Block
-from acpitk.report.addressmap import Bar, Lane, Mark, axis, block_runs
+from acpitk.report.addressmap import Bar, Lane, Mark, axis, block_runs, outcome_lanes
 from acpitk.report.explain import Chapter, Story, explain
 from acpitk.report.summary import Summary
 from acpitk.report.text import printable
@@ -79,9 +80,7 @@ def render_report(
         problems: a line for each file that could not be read.
     """
     ordered = sorted(entries, key=lambda e: (_severity(e).rank, _words(e.finding.get("signature"))))
-    environment = Environment(
-        loader=PackageLoader("acpitk.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    environment = _environment()
     document = environment.get_template("report.html").render(
         title=printable(title),
         subtitle=_subtitle(ordered, summary),
@@ -100,6 +99,16 @@ def render_report(
     return document + "\n"
 
 
+def second_row(finding: Mapping[str, Any], kernel: str) -> str | None:
+    """The row beside `kernel` in a difference between two rows of the model."""
+    kernels = finding.get("kernels")
+    if not str(finding.get("id")).startswith("DIFF-") or not isinstance(kernels, list):
+        return None
+    return next(
+        (name for name in kernels if isinstance(name, str) and name in POLICIES and name != kernel), None
+    )
+
+
 def embedded(document: object) -> str:
     """JSON that can stand in a script element: no `<`, `>` or `&`, so it neither ends nor comments it."""
     text = json.dumps(document, separators=(",", ":"))
@@ -111,6 +120,13 @@ def console_excerpt(console: str) -> str:
     lines = [printable(line) for line in console.splitlines() if _CONSOLE_LINE.search(line)]
     text = "\n".join(lines)
     return text if len(text) <= _CONSOLE else f"{text[:_CONSOLE]}\n... shortened"
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("acpitk.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
 
 
 def _hash(text: str) -> str:
@@ -224,12 +240,12 @@ def _picture(entry: Entry) -> dict[str, Any]:
     prediction = predict(entry.case, policy)
     story = explain(entry.case, prediction, policy)
     steps, left_out = _told(story)
+    other = second_row(entry.finding, entry.kernel)
+    lanes = (*story.lanes, *(_changed(entry.case, story, other) if other else ()))
     return {
-        "kernel": f"Linux {entry.kernel}, model",
-        "axis": [
-            [f"{s.start:x}", f"{s.end:x}", round(s.share, 9), int(s.squeezed)] for s in axis(story.lanes)
-        ],
-        "lanes": [_lane(lane) for lane in story.lanes],
+        "kernel": f"Linux {entry.kernel}{f' and {other}' if other else ''}, model",
+        "axis": [[f"{s.start:x}", f"{s.end:x}", round(s.share, 9), int(s.squeezed)] for s in axis(lanes)],
+        "lanes": [_lane(lane) for lane in lanes],
         "blocks": [_run(run, count) for run, count in block_runs(prediction.outcome.blocks or ())],
         "slit": [list(row) for row in story.slit] if len(story.slit) <= _MATRIX else [],
         "distances": [list(row) for row in story.distances] if len(story.distances) <= _MATRIX else [],
@@ -238,6 +254,14 @@ def _picture(entry: Entry) -> dict[str, Any]:
         "tables": [_table(table) for table in entry.case.tables],
         "console": console_excerpt(entry.console),
     }
+
+
+def _changed(case: Case, story: Story, other: str) -> Iterator[Lane]:
+    """The lanes that are others on row `other`."""
+    prediction = predict(case, POLICIES[other])
+    for lane in outcome_lanes(prediction.outcome, prediction):
+        if lane not in story.lanes:
+            yield Lane(name=f"{lane.name} {other}", bars=lane.bars)
 
 
 def _lane(lane: Lane) -> list[Any]:

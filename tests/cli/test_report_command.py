@@ -79,6 +79,16 @@ def test_one_case_without_a_finding_stands_for_what_is_found_in_it(tmp_path: Pat
     assert "<title>Board &lt;7&gt;</title>" in html
 
 
+def test_a_difference_is_explained_with_both_rows(tmp_path: Path) -> None:
+    stored = json.loads(SMALL.read_text()) | {"kernel": "v6.1"}
+    stored["finding"] = {"id": "DIFF-ZONES", "severity": "warning", "kernels": ["v6.1", "v7.3"]}
+    case = tmp_path / "d.json"
+    case.write_text(json.dumps(stored))
+    page = tmp_path / "r.html"
+    assert run(("report", str(case), "-o", str(page))) == 0
+    assert f"acpitk explain {case} --kernel v6.1 --compare v7.3<" in page.read_text()
+
+
 def test_a_console_log_beside_a_finding_is_quoted(tmp_path: Path) -> None:
     case = tmp_path / "f.json"
     shutil.copy(SMALL, case)

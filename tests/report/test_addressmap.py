@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acpitk.fuzz.strategies import cases
@@ -55,6 +55,7 @@ def _any_lanes(draw_: st.DrawFn) -> list[Lane]:
     return lanes
 
 
+@settings(max_examples=40, deadline=None)
 @given(_any_lanes(), st.lists(_ADDRESSES, min_size=2, max_size=30))
 def test_the_axis_is_one_scale(lanes: list[Lane], addresses: list[int]) -> None:
     segments = axis(lanes)
@@ -66,6 +67,7 @@ def test_the_axis_is_one_scale(lanes: list[Lane], addresses: list[int]) -> None:
     assert all(one <= other + 1e-9 for one, other in pairwise(places))
 
 
+@settings(max_examples=40, deadline=None)
 @given(cases())
 def test_ram_is_to_scale_and_all_of_it_is_shown(case: Case) -> None:
     lanes = _lanes(case)
@@ -83,6 +85,7 @@ def test_ram_is_to_scale_and_all_of_it_is_shown(case: Case) -> None:
         assert scaled == bar.end - bar.start
 
 
+@settings(max_examples=40, deadline=None)
 @given(_any_lanes(), st.integers(40, 200), st.sampled_from((ASCII, UNICODE)))
 def test_no_line_is_wider_than_the_page(lanes: list[Lane], width: int, glyphs: object) -> None:
     lines = draw(lanes, width=width, glyphs=ASCII if glyphs is ASCII else UNICODE)
@@ -112,6 +115,7 @@ def test_overlapping_ranges_take_rows_of_their_own() -> None:
     assert sum("domain" in line for line in drawn) == 3
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=12), unique=True, max_size=30))
 def test_every_owner_has_a_letter_of_its_own(names: list[str]) -> None:
     bars = [Bar(start=0, end=1, label=name, short="", mark=Mark.OWNER) for name in names]
@@ -120,6 +124,7 @@ def test_every_owner_has_a_letter_of_its_own(names: list[str]) -> None:
     assert len(set(letters.values())) == len(names)
 
 
+@settings(max_examples=40, deadline=None)
 @given(cases())
 def test_runs_of_blocks_are_the_blocks(case: Case) -> None:
     blocks = predict(case, V6_1).outcome.blocks or ()

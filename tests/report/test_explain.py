@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -67,6 +67,7 @@ def test_every_case_is_told_with_a_source_for_every_step(path: Path, policy: Ker
     assert json.loads(json.dumps(story.to_json())) == story.to_json()
 
 
+@settings(max_examples=40, deadline=None)
 @given(cases(), st.sampled_from((V5_10, V6_1, V6_12, V7_3, SEED_2013)))
 def test_any_case_is_told(case: Case, policy: KernelPolicy) -> None:
     story = _story(case, policy)
@@ -134,6 +135,7 @@ def test_what_a_boot_did_not_show_is_no_difference() -> None:
     assert rows["NUMA configuration"][0] == rows["NUMA configuration"][1]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=40))
 def test_a_command_line_cannot_act_on_the_terminal(cmdline: str) -> None:
     case = _case("half-hot-node")

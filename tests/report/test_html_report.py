@@ -105,7 +105,7 @@ def _data(page: _Page) -> Any:
     return json.loads(page.scripts[0])
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(_HOSTILE)
 def test_nothing_quoted_becomes_markup(text: str) -> None:
     plain = _Page(render_report([_entry()], title="x", problems=["x"]))
@@ -122,7 +122,7 @@ def test_nothing_quoted_becomes_markup(text: str) -> None:
 
 
 @given(st.binary(max_size=6), st.binary(max_size=8))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_table_identities_are_inert(oem: bytes, oem_table: bytes) -> None:
     case = load_case(next(CORPUS.glob("half-hot-node-*.json")))
     table = bytearray(case.tables[0])
@@ -151,7 +151,7 @@ def test_embedded_json_survives_and_holds_no_markup(document: object) -> None:
     assert json.loads(text) == document
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(cases())
 def test_any_case_can_be_reported(case: Case) -> None:
     entries = _real(case)
@@ -186,6 +186,18 @@ def test_the_campaign_is_shown() -> None:
     labels = [value for name, value in page.attributes if name == "aria-label"]
     assert "Cases over time: 12,345 after 10 seconds" in labels
     assert page.elements.count("polyline") == 2
+
+
+def test_a_difference_between_rows_shows_both() -> None:
+    case = load_case(next(CORPUS.glob("movablecore-*.json")))
+    finding = {"id": "DIFF-ZONES", "severity": "warning", "kernels": ["v6.1", "v7.3"]}
+    page = _Page(render_report([Entry(case=case, finding=finding, file="f", kernel="v6.1")], title="x"))
+    picture = _data(page)["findings"][0]
+    names = [name for name, _ in picture["lanes"]]
+    assert picture["kernel"] == "Linux v6.1 and v7.3, model"
+    assert names[:6] == ["e820", "SRAT", "reserved", "nodes", "zones", "blocks"]
+    assert "reserved v7.3" in names[6:]
+    assert "nodes v7.3" not in names
 
 
 def test_odd_findings_are_shown_as_they_are() -> None:

@@ -218,14 +218,14 @@
       const lane = [];
       for (const bar of bars) {
         const item = { bar, name, x0: place(number(bar[0])), x1: place(number(bar[1])), from: number(bar[0]), to: number(bar[1]) };
-        const free = name === "reserved" ? lane[0] : lane.find((row) => row[row.length - 1].to <= item.from);
+        const free = name.startsWith("reserved") ? lane[0] : lane.find((row) => row[row.length - 1].to <= item.from);
         if (free) free.push(item);
         else if (lane.length < 4) lane.push([item]);
       }
       if (!lane.length) lane.push([]);
       lane.forEach((items, index) => rows.push({ name: index ? "" : name, items }));
     }
-    const MARGIN = 76, TOP = 26, ROW = 30;
+    const MARGIN = 20 + 7 * Math.max(8, ...finding.lanes.map(([name]) => name.length)), TOP = 26, ROW = 30;
     let low = 0, high = 1, chosen = null, width = 1000;
     const picture = svg("svg", { "aria-hidden": "true" });
     const readout = el("p", { class: "readout mono", role: "status", "aria-live": "polite" }, "Point at a range, or move among them with the arrow keys.");
@@ -269,8 +269,8 @@
       }
       draw();
     }
-    function draw() {
-      width = Math.max(view.clientWidth || 1000, 320);
+    function draw(room = view.clientWidth || 1000) {
+      width = Math.max(room, 320);
       const height = TOP + rows.length * ROW + 4;
       picture.setAttribute("viewBox", "0 0 " + width + " " + height);
       const out = [];
@@ -314,8 +314,9 @@
         out.push(svg("text", { class: "tick", x: at, y: 13, "text-anchor": "middle" }, label));
       };
       const parts = axis.filter((part) => part.to > low && part.from < high);
-      for (const part of parts) if (!part.squeezed) { put(part.start, px(part.from), true); put(part.end, px(part.to), true); }
-      for (const part of parts) if (part.squeezed) { put(part.start, px(part.from), true); put(part.end, px(part.to), true); }
+      const scaled = parts.filter((part) => !part.squeezed), squeezed = parts.filter((part) => part.squeezed);
+      for (const part of scaled) put(part.start, px(part.from), true);
+      for (const part of [...scaled, ...squeezed]) put(part.end, px(part.to), true);
       for (const part of parts) {
         if (part.squeezed) continue;
         const bytes = part.end - part.start, first = Math.max(low, part.from), last = Math.min(high, part.to);
@@ -380,6 +381,8 @@
     picture.addEventListener("pointercancel", () => { drag = null; });
     picture.addEventListener("dblclick", (event) => zoom(0.5, at(event)));
     new ResizeObserver(() => { if (view.clientWidth && view.clientWidth !== width) draw(); }).observe(view);
+    addEventListener("beforeprint", () => draw(680));
+    addEventListener("afterprint", () => draw());
     return { figure, draw };
   }
 
@@ -448,7 +451,7 @@
     const far = Math.max(11, ...rows.flat().filter((d) => d < 255));
     const body = rows.map((row, i) => el("tr", {}, el("th", { scope: "row" }, String(i)),
       ...row.map((d) => el("td", { class: "f" + (d <= 10 ? 0 : d >= 255 ? 4 : 1 + Math.min(3, Math.floor(((d - 10) / (far - 10)) * 2.99))) }, String(d)))));
-    return [el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": title }, el("table", { class: "heat" }, el("caption", {}, title),
+    return [el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": title }, el("p", { class: "muted" }, title), el("table", { class: "heat", "aria-label": title },
       el("thead", {}, el("tr", {}, el("th", {}, ""), ...rows.map((_, i) => el("th", { scope: "col" }, String(i))))), el("tbody", {}, ...body)))];
   }
 })();

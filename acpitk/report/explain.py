@@ -158,10 +158,25 @@ _PLACES: Mapping[str, Mapping[str, str]] = {
         ("zones", "free_area_init(), mm/page_alloc.c", "free_area_init(), mm/mm_init.c"),
         ("memory map pages", "memmap_init(), mm/page_alloc.c", "memmap_init(), mm/mm_init.c"),
         ("blocks", "offline_pages(), mm/memory_hotplug.c", ""),
+        ("low pages", "alloc_low_pages(), arch/x86/mm/init.c", ""),
+        ("sections", "sparse_init(), mm/sparse.c", ""),
+        ("percpu", "setup_per_cpu_areas(), arch/x86/kernel/setup_percpu.c", ""),
     )
     for new in (new or old,)
 }
 """Function and file behind each decision, by row: read in the four source trees."""
+
+
+_PANICS = (
+    ("alloc_low_pages", "low pages", "no memory for the page tables of the direct map"),
+    ("NULL pointer", "memory map pages", "a page of RAM without a node reaches the set-up of the memory map"),
+    (" data", "node data", "no memory for a node's descriptor"),
+    ("early exception", "distances", "the locality count leads far past the mapped SLIT"),
+    ("page fault", "distances", "the locality count leads past the mapped SLIT"),
+    ("percpu", "percpu", "no memory for the per-CPU areas"),
+    ("Failed to allocate", "sections", "no memory for the sections and the memory map of all RAM"),
+)
+"""A sign of each panic the model foresees, the place it comes from, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,7 +435,10 @@ class _Teller:
             "reserved",
             f"placed in memory: {placed}" if placed else "",
             "in use when the SRAT is parsed: "
-            + ", ".join(_listed([f"{owner} {_size(size)}" for owner, size in owners.items()]))
+            + (
+                ", ".join(_listed([f"{owner} {_size(size)}" for owner, size in owners.items()]))
+                or "not known"
+            )
             + f"; until then allocates from the {order} free address",
             reason,
         )
@@ -634,10 +652,19 @@ class _Teller:
         )
 
     def _end(self) -> Iterator[Step]:
-        if (panic := self.outcome.panic) is not None:
-            yield self._step(
-                Chapter.END, "memory map pages", "", f"panic: {panic}", "see the steps above and the message"
-            )
+        if (panic := self.outcome.panic) is None:
+            return
+        place, why = next(
+            ((place, why) for sign, place, why in _PANICS if sign in panic), ("", "the console log says more")
+        )
+        yield Step(
+            chapter=Chapter.END,
+            subject="",
+            firmware="",
+            kernel=f"panic: {panic}",
+            because=why,
+            source=self._source(place) if place else "no panic the model knows",
+        )
 
 
 def _with_findings(steps: list[Step], findings: Iterable[Finding]) -> list[Step]:

@@ -18,7 +18,7 @@ from acpitk.corpus import load_case
 from acpitk.fuzz.strategies import cases
 from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES, SEED_2013, V5_10, V6_1, V6_12, V7_3, KernelPolicy
-from acpitk.machine import Case
+from acpitk.machine import Case, Machine
 from acpitk.report.explain import (
     UNOBSERVED,
     Chapter,
@@ -102,6 +102,13 @@ def test_a_rejected_srat_says_why() -> None:
     numa = next(step for step in story.steps if step.chapter is Chapter.NUMA)
     assert numa.kernel == "SRAT not used: one node 0 with all memory"
     assert "length zero" in numa.because
+
+
+def test_a_panic_is_placed() -> None:
+    case = Case(machine=Machine(e820=()))
+    last = _story(case).steps[-1]
+    assert last.kernel == "panic: alloc_low_pages: can not alloc memory"
+    assert last.source == "alloc_low_pages(), arch/x86/mm/init.c, Linux 6.1"
 
 
 def test_the_same_kernel_twice_tells_the_same() -> None:

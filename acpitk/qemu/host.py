@@ -41,9 +41,11 @@ def kvm_problem(qemu: Path, device: Path = KVM) -> str | None:
         raise ToolError(f"{qemu} does not run: {error.strerror}") from None
     with guest:
         assert guest.stdout is not None  # noqa: S101 (it is a pipe)
-        ready, _, _ = select.select([guest.stdout], [], [], _TIMEOUT_S)
-        ran = bool(ready and guest.stdout.read(1))
-        guest.kill()
+        try:
+            ready, _, _ = select.select([guest.stdout], [], [], _TIMEOUT_S)
+            ran = bool(ready and guest.stdout.read(1))
+        finally:
+            guest.kill()
         _, complaint = guest.communicate()
     if ran:
         return None

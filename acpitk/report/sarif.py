@@ -1,6 +1,7 @@
 """Findings as a SARIF 2.1.0 log (OASIS, Static Analysis Results Interchange Format), for code scanners.
 
-Tables are binary, so a place is a byte offset (region.byteOffset, 3.30.11), not a line.
+Tables are binary, so a place is a byte offset (region.byteOffset, 3.30.11), not a line: the first byte of the
+field or entry that the finding is about.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 KERNELS ?= v6.1 v7.3
 MORE_KERNELS ?= v5.10 v6.12
-TOOLS := iasl qemu-system-x86_64
-PACKAGES := acpica-tools qemu-system-x86
+TOOLS := iasl qemu-system-x86_64 chromium
+PACKAGES := acpica-tools qemu-system-x86 chromium
 
 .PHONY: run test check lint docs bench tools kernels clean
 .DELETE_ON_ERROR:
@@ -19,10 +19,10 @@ run: $(VENV)/.installed
 	@$(BIN)/acpitk fuzz --iterations 5000 --seed 1 --out out/findings || [ $$? -eq 1 ]
 
 test: lint tools kernels
-	@ACPITK_REQUIRE=iasl,qemu,kernel $(BIN)/pytest -q
+	@ACPITK_REQUIRE=iasl,qemu,kernel,chromium $(BIN)/pytest -q -n auto
 
 check: lint
-	@$(BIN)/pytest -q -m "not iasl and not qemu and not kernel"
+	@$(BIN)/pytest -q -m "not iasl and not qemu and not kernel and not chromium"
 
 lint: $(VENV)/.developer
 	@$(BIN)/ruff check .

@@ -163,7 +163,7 @@ def allocate_node_data(numa: Numa, mb: Memblock, max_pfn: int) -> list[NodeData]
     for blk in numa.meminfo:
         start, end = spans.get(blk.nid, (max_pfn << PAGE_SHIFT, 0))
         spans[blk.nid] = (min(start, blk.start), max(end, blk.end))
-    placed = []
+    placed: list[NodeData] = []
     if numa.policy.nodes_need_pages:
         paged = {nid for _, _, nid in page_ranges(mb.memory)}
         spans = {nid: span for nid, span in spans.items() if nid in paged}
@@ -174,7 +174,11 @@ def allocate_node_data(numa: Numa, mb: Memblock, max_pfn: int) -> list[NodeData]
         exact = not numa.policy.node_data_elsewhere
         at = mb.allocate(f"NODE_DATA({nid})", size, _CACHE_LINE, nid=nid, exact=exact)
         if at:
-            placed.append(NodeData(nid, at, at + size, mb.nid_of(at)))
+            owner = mb.nid_of(at)
+            if owner == NO_NID:
+                first = numa.policy.unassigned_is_first_node and placed
+                owner = placed[0].nid if first else numa.build.max_numnodes
+            placed.append(NodeData(nid, at, at + size, owner))
         elif numa.policy.node_data_failure is NodeDataFailure.PANIC:
             raise KernelPanicError(f"Cannot allocate {size} bytes for node {nid} data")
         else:

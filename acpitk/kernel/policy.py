@@ -162,6 +162,13 @@ class KernelPolicy:
             seed_2013="patch 1/7 of the set",
         )
     )
+    unassigned_is_first_node: bool = field(
+        metadata=_behaviour(
+            "memory without a node counts as the first online node's, not as node MAX_NUMNODES",
+            v5_10="early_pfn_to_nid(), mm/page_alloc.c",
+            v6_12="early_pfn_to_nid(), mm/mm_init.c",
+        )
+    )
     first_mib_reserved: bool = field(
         metadata=_behaviour(
             "all of the first MiB is reserved before the SRAT is parsed",
@@ -353,6 +360,7 @@ V6_1 = KernelPolicy(
     mirror_cuts_zones=False,
     node_data_failure=NodeDataFailure.NODE_OFFLINE,
     node_data_elsewhere=True,
+    unassigned_is_first_node=False,
     first_mib_reserved=True,
     kernel_reserves_marked=False,
     nodes_need_pages=False,
@@ -391,6 +399,7 @@ V6_12 = replace(
     mirror_without_mirror=MirrorWithoutMirror.IGNORED,
     node_data_failure=NodeDataFailure.PANIC,
     nodes_need_pages=True,
+    unassigned_is_first_node=True,
 )
 
 V7_3 = replace(

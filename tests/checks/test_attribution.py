@@ -78,6 +78,13 @@ DIFFERENT = [
     (
         "v6.1",
         "v6.12",
+        "node_data",
+        "unassigned_is_first_node",
+        case(N0, mem(1, 512 * MIB, 0x3FF60000, HOT)),
+    ),
+    (
+        "v6.1",
+        "v6.12",
         "panic",
         "node_data_failure",
         case(mem(0, 0, 0x3C11000), mem(1, 0x3C11000, GIB, HOT), cmdline="movable_node memmap=15M$1M"),

@@ -362,6 +362,13 @@ def test_slit_count_beyond_int(entries: tuple[bytes, ...], count: int, panic: st
     assert run(srat(*entries), slit(count=count)).outcome.panic == panic
 
 
+@pytest.mark.parametrize(("kernel", "missing", "owner"), [("v6.1", 512 * KIB, 1024), ("v6.12", MIB, 0)])
+def test_node_data_in_memory_without_a_node(kernel: str, missing: int, owner: int) -> None:
+    table_bytes = srat(C, N0, mem(1, 512 * MIB, 0x3FFE0000 - missing, HOT))
+    case = Case(machine=Q35(GIB), tables=(table_bytes,), cmdline="movable_node")
+    assert [n.on_nid for n in predict(case, POLICIES[kernel]).outcome.node_data or ()] == [0, owner]
+
+
 _NULL = "BUG: kernel NULL pointer dereference"
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from acpitk.errors import ToolError
 from acpitk.iasl import find_iasl
-from acpitk.qemu.image import find_kernel
+from acpitk.qemu.image import cache_dir, find_kernel
 
+os.environ.setdefault("ACPITK_CACHE", str(cache_dir()))  # a test may move HOME
 REQUIRED_KERNELS = ("v6.1", "v7.3")
 """What `kernel` in ACPITK_REQUIRE stands for; tests on other kernels skip where those are missing."""
 REPOSITORY = Path(__file__).resolve().parent.parent

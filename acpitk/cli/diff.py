@@ -21,10 +21,12 @@ from acpitk.checks.attribution import BUILD, Attribution, attribute, attributed_
 from acpitk.checks.differential import Comparison, compare
 from acpitk.cli import kernel_boots
 from acpitk.cli.inputs import PATH, case_options, find_image, json_option, read_case
+from acpitk.cli.oracles import example_line
 from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_case, load_corpus, save
 from acpitk.errors import UsageError
 from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
+from acpitk.fuzz.strategies import draw_cases
 from acpitk.kernel.boot import boot as model_boot
 from acpitk.kernel.policy import BUILDS, KernelPolicy, policy_diff
 from acpitk.machine import Case
@@ -36,6 +38,8 @@ from acpitk.report.text import printable, render_comparison, table
 MODEL = "model"
 _ENDLESS = 1_000_000
 """Cases of a campaign on the model that only a time limit ends."""
+_EXAMPLES = 8
+"""Cases drawn for --dry-run; nearly every one boots."""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -60,6 +64,7 @@ def duration(text: str) -> float:
 @click.option("--from", "sources", multiple=True, type=PATH, help="Fuzz this case or directory of cases.")
 @click.option("--out", type=PATH, help="Where cases go.  [default: differences]")
 @click.option("--timeout", type=duration, default=30, help="Of one boot; tried again with 4x.  [default: 30]")
+@click.option("--dry-run", is_flag=True, help="Print a QEMU line for each kernel to boot, and stop.")
 @json_option
 def command(
     old: str,
@@ -73,6 +78,7 @@ def command(
     sources: tuple[Path, ...],
     out: Path | None,
     timeout: float,
+    dry_run: bool,
     as_json: bool,
     **inputs: Any,
 ) -> int:
@@ -97,6 +103,7 @@ def command(
       acpitk diff model v6.1,v7.3 --time-limit 30m --jobs 2 --json
       acpitk diff model v6.1 --campaign 100 --seed 7 --start 100
       acpitk diff model v6.1 case.json
+      acpitk diff model v6.1 --dry-run
     """
     fuzzing = campaign is not None or time_limit is not None
     case_given = any(value is not None for value in inputs.values())
@@ -109,6 +116,14 @@ def command(
     case = read_case(**inputs) if case_given else None
     jobs = jobs or len(os.sched_getaffinity(0))
     out = out or Path("differences")
+    if dry_run:
+        if old != MODEL and not real:
+            raise UsageError(f"nothing would be booted: --dry-run goes with --real or with {MODEL}")
+        examples = (case,) if case is not None else (*_seeds(sources), *draw_cases(seed, _EXAMPLES))
+        rows = [] if old == MODEL else [kernel_boots.row_for(name).name for name in (old, new)]
+        for name in rows or new.split(","):
+            print(example_line(examples, find_image(name)))
+        return 0
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if old == MODEL:
         return kernel_boots.run(

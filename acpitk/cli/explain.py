@@ -13,6 +13,7 @@ import click
 from acpitk.checks.differential import compare
 from acpitk.checks.invariants import check
 from acpitk.cli.inputs import case_options, find_image, json_option, kernel_option, read_case
+from acpitk.cli.oracles import example_line
 from acpitk.cli.output import emit, emit_json
 from acpitk.cli.predict import exit_status
 from acpitk.errors import UsageError
@@ -44,9 +45,16 @@ _WIDTH = 100
 @click.option("--compare", "other", type=click.Choice(list(POLICIES)), help="A second row, side by side.")
 @click.option("--boot", "boots", is_flag=True, help="A real boot beside the model.")
 @click.option("--kernel-image", "image_spec", help="What --boot boots.  [default: the kernel of --kernel]")
+@click.option("--dry-run", is_flag=True, help="Print the QEMU line of --boot and stop.")
 @json_option
 def command(
-    kernel: str, other: str | None, boots: bool, image_spec: str | None, as_json: bool, **inputs: Any
+    kernel: str,
+    other: str | None,
+    boots: bool,
+    image_spec: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **inputs: Any,
 ) -> int:
     """Tell what becomes of the memory of a CASE in boot order: firmware said, kernel did, because.
 
@@ -58,12 +66,16 @@ def command(
       acpitk explain case.json
       acpitk explain --srat srat.bin --mem 4G --cmdline movable_node --compare v7.3
       acpitk explain case.json --boot --kernel-image v6.1
+      acpitk explain case.json --boot --dry-run
     """
     case = read_case(**inputs)
     if boots and other is not None:
         raise UsageError("--boot and --compare both want the second column: give one of them")
-    if image_spec is not None and not boots:
-        raise UsageError("--kernel-image is what --boot boots: give --boot too")
+    if not boots and (image_spec is not None or dry_run):
+        raise UsageError("--kernel-image and --dry-run are about --boot: give --boot too")
+    if dry_run:
+        print(example_line((case,), find_image(image_spec or kernel)))
+        return 0
     policy = POLICIES[kernel]
     prediction = predict(case, policy)
     findings = list(check(case, prediction))

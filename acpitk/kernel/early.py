@@ -124,7 +124,8 @@ def _before_acpi(
         if kind is E820Type.SOFT_RESERVED:
             mb.reserve(start, end)
             owners.append(Reserved(start, end, str(kind)))
-    owners += _reserve_low(mb, options, policy, build)
+    _reserve_low(mb, options, policy, build)
+    owners += [Reserved(r[0], min(r[1], MIB), LOW_MEMORY) for r in mb.reserved if r[0] < MIB]
     _mark_early(mb, hot_ranges, policy)
     pages = _direct_map(mb, max_pfn, build)
     if pages is None:
@@ -154,19 +155,15 @@ def _reserve_first(
     ]
     for row, flags in rows:
         mb.reserve(row.start, row.end, NO_NID, flags)
-    return [row for row, _ in rows]
+    return [row for row, _ in rows if row.owner != LOW_MEMORY]
 
 
-def _reserve_low(
-    mb: Memblock, options: CommandLine, policy: KernelPolicy, build: KernelBuild
-) -> list[Reserved]:
+def _reserve_low(mb: Memblock, options: CommandLine, policy: KernelPolicy, build: KernelBuild) -> None:
     """The real-mode trampoline below 1 MiB, then the low memory Linux leaves to the BIOS, or all of it to a
     crash kernel (crash_reserve_low_1M())."""
     mb.allocate(LOW_MEMORY, build.trampoline, PAGE_SIZE, end=MIB)
-    owners = [Reserved(start, end, LOW_MEMORY) for _, start, end, _ in mb.log]
     low = MIB if policy.first_mib_reserved or options.crashkernel_given else _LOW_RESERVE
     mb.reserve(0, low)
-    return [*owners, Reserved(0, low, LOW_MEMORY)]
 
 
 def _mark_early(mb: Memblock, hot_ranges: tuple[tuple[int, int], ...], policy: KernelPolicy) -> None:

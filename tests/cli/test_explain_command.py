@@ -75,7 +75,7 @@ def test_a_row_against_itself_agrees(capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "words"),
     [
         ((HALF_HOT, "--boot", "--compare", "v7.3"), "--boot and --compare"),
-        ((HALF_HOT, "--kernel-image", "v6.1"), "--kernel-image is what --boot boots"),
+        ((HALF_HOT, "--kernel-image", "v6.1"), "--kernel-image and --dry-run are about --boot"),
         ((), "give a case file"),
         (("no-such-case.json",), "no-such-case.json"),
     ],

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import click
 from rich.console import RenderableType
 
-from acpitk.checks.differential import Comparison, compare
+from acpitk.checks.differential import Comparison, compare, panic_class
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.invariants import check
 from acpitk.cli.inputs import PATH, case_options, find_image, json_option, kernel_option, read_case, size
@@ -22,6 +22,7 @@ from acpitk.images import build_for, predict_image
 from acpitk.kernel.cmdline import parse_cmdline
 from acpitk.kernel.hotplug import hot_added
 from acpitk.kernel.policy import POLICIES, KernelBuild
+from acpitk.klog import lines
 from acpitk.machine import Q35, Case
 from acpitk.outcome import Outcome
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
@@ -31,6 +32,9 @@ from acpitk.qemu.kaslr import Landing, kaslr
 from acpitk.qemu.remove import remove
 from acpitk.qemu.runner import PROGRAM, boot, find_qemu
 from acpitk.report.text import render_comparison, render_findings, render_outcome, span, table
+
+_LAST_LINES = 12
+"""Of the console of a kernel that died or hung."""
 
 
 class _Booted(NamedTuple):
@@ -141,6 +145,10 @@ def command(
     failed = outcome.panic is not None
     document = outcome.to_json() | booted.document
     report = [render_outcome(outcome), *booted.report]
+    if failed:
+        last = [line for line in lines(booted.console) if line.strip()][-_LAST_LINES:]
+        document |= {"signature": panic_class(outcome.panic or ""), "last_lines": last}
+        report.append(table("Last lines of the console", ("",), ((line,) for line in last)))
     if compare_model:
         row = POLICIES[kernel] if kernel else row_for(image.name)
         prediction = predict_image(booted.case, image, row)

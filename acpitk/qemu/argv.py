@@ -15,6 +15,7 @@ CMDLINE = f"earlyprintk=serial console=ttyS0 ignore_loglevel memblock=debug {NOK
 """What every boot adds in front of the case's own kernel arguments, `nokaslr` unless it is about that."""
 CMDLINE_MAX = 2047
 """COMMAND_LINE_SIZE - 1 of x86 (arch/x86/include/asm/setup.h)."""
+_ELSE = ", the initrd override refuses it: only firmware of its own (acpi_rsdp=) can carry it"
 TABLE_MIN, TABLE_MAX = 36, 65535
 """Bytes -acpitable takes per table (hw/acpi/core.c, acpi_table_install)."""
 
@@ -35,9 +36,11 @@ def undeliverable(case: Case) -> tuple[str, ...]:
             continue
         declared = int.from_bytes(table[4:8], "little")
         if declared != len(table):
-            reasons.append(f"{name} declares {declared} bytes and has {len(table)}; QEMU corrects that")
+            reasons.append(
+                f"{name} declares {declared} bytes and has {len(table)}; QEMU corrects that{_ELSE}"
+            )
         elif sum(table) & 0xFF:
-            reasons.append(f"{name} has a wrong checksum; QEMU corrects that")
+            reasons.append(f"{name} has a wrong checksum; QEMU corrects that{_ELSE}")
     if problem := _cmdline_problem(case.cmdline):
         reasons.append(problem)
     return tuple(reasons)

@@ -66,6 +66,16 @@ def test_a_kernel_by_path_is_compared_with_its_row_or_the_one_named(
     assert "DIFF-" in capsys.readouterr().out
 
 
+def test_a_kernel_that_dies_leaves_its_last_lines_and_a_signature(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = Path(__file__).resolve().parents[2] / "corpus"
+    (died,) = corpus.glob("top-page-without-node-*.json")
+    document = _json(capsys, 1, "boot", str(died))
+    assert document["signature"].startswith("bug: kernel null pointer dereference")
+    assert any("Kernel panic" in line for line in document["last_lines"])
+
+
 def test_a_console_that_ends_early_is_not_a_clean_boot(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,7 @@
 """A campaign's numbers beside its findings: `campaign/summary.json` in the directory of `fuzz --out`.
 
 `{"schema":1,"seed":1,"iterations":5000,"seconds":..,"runs":{"model":5000},"mutators":{..},
-"timeline":[[seconds,cases,findings]..],"counts":{"signature":3}}`
+"timeline":[[seconds,cases,findings,behaviours]..],"counts":{"signature":3}}`
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _MAX_POINTS = 400
 
 @dataclass(slots=True)
 class Timeline:
-    """How cases and findings grew: at most one point each `step` seconds, fewer the longer it takes."""
+    """How cases, findings and behaviours grew: a point each `step` seconds, fewer the longer it takes."""
 
-    points: list[tuple[float, int, int]] = field(default_factory=list)
+    points: list[tuple[float, int, int, int]] = field(default_factory=list)
     step: float = 1.0
 
     def add(self, result: CampaignResult) -> None:
         """Note where the campaign is."""
-        point = (round(result.seconds, 3), result.done, len(result.found))
+        point = (round(result.seconds, 3), result.done, len(result.found), result.behaviours)
         if len(self.points) > 1 and point[0] - self.points[-2][0] < self.step:
             self.points[-1] = point
         else:
@@ -79,7 +79,10 @@ def load_summary(directory: Path) -> tuple[Summary, Mapping[str, int]] | None:
             seed=int(document["seed"]),
             iterations=int(document["iterations"]),
             seconds=float(document["seconds"]),
-            timeline=tuple((float(at), int(done), int(known)) for at, done, known in document["timeline"]),
+            timeline=tuple(
+                (float(at), int(done), int(known), int(seen))
+                for at, done, known, seen in document["timeline"]
+            ),
             runs=_counted(document["runs"]),
             mutators=_counted(document["mutators"]),
         )

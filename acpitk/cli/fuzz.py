@@ -22,7 +22,7 @@ from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.selection import Selection, parse_selection
 from acpitk.cli.campaign import Timeline, save_summary
 from acpitk.cli.findings import chosen_format, emit_located, format_options, selection_options
-from acpitk.cli.inputs import PATH, find_image, is_case, load_tables, read_stored, shipped_corpus
+from acpitk.cli.inputs import PATH, find_image, guest_of, is_case, load_tables, read_stored, shipped_corpus
 from acpitk.cli.oracles import BOOT, boot_oracle, example_line, iasl_oracle, model_oracle
 from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_corpus, save
@@ -30,12 +30,10 @@ from acpitk.errors import UsageError
 from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
-from acpitk.machine import Q35, Case
+from acpitk.machine import Case
 from acpitk.qemu.runner import find_qemu
-from acpitk.ranges import GIB, MIB, align_down
 from acpitk.report.located import Located
 from acpitk.report.text import table
-from acpitk.tables.srat import MemoryFlags, decode_srat
 
 
 @click.command("fuzz")
@@ -169,14 +167,12 @@ def _seed_cases(paths: tuple[Path, ...]) -> Iterator[Case]:
 
 
 def _guest_with(path: Path) -> Case:
-    """Tables of a real machine on a guest with as much memory as they describe."""
+    """Tables of a real machine on a guest whose RAM ends where they say."""
     tables = tuple(blob.data for blob in load_tables(path) if blob.signature in (b"SRAT", b"SLIT"))
-    srat = next((decode_srat(data) for data in tables if data[:4] == b"SRAT"), None)
+    srat = next((data for data in tables if data[:4] == b"SRAT"), None)
     if srat is None:
         raise UsageError(f"{path}: no SRAT in it to begin with")
-    described = sum(e.length for e in srat.memory_affinities() if e.flags & MemoryFlags.ENABLED)
-    memory = min(max(align_down(described, MIB), 128 * MIB), 1000 * GIB)
-    return Case(machine=Q35(memory), tables=tables, cmdline="movable_node")
+    return Case(machine=guest_of(srat), tables=tables, cmdline="movable_node")
 
 
 class _Store:
@@ -253,7 +249,9 @@ def _progress(iterations: int) -> Iterator[Any]:
 
         def show(result: CampaignResult) -> None:
             minimised = sum(found.minimised for found in result.found)
-            more = f"{len(result.found)} findings" + (f", {minimised} minimised" if minimised else "")
+            more = f"{len(result.found)} findings, {result.behaviours} behaviours" + (
+                f", {minimised} minimised" if minimised else ""
+            )
             rate = result.done / result.seconds if result.seconds else 0.0
             bar.update(line, completed=result.done, rate=rate, more=more)
 
@@ -271,6 +269,7 @@ def _document(result: CampaignResult, store: _Store, seed: int) -> dict[str, Any
         "iterations": result.done,
         "seconds": round(result.seconds, 3),
         "boots": _boots(result),
+        "behaviours": result.behaviours,
         "findings": [
             found.finding.to_json()
             | {
@@ -299,7 +298,7 @@ def _report(result: CampaignResult, store: _Store, seed: int) -> None:
     )
     emit(
         f"{result.done} cases in {result.seconds:.1f} s ({rate:.0f} a second), {_boots(result)} boots, "
-        f"seed {seed}: {len(ordered)} findings\n",
+        f"seed {seed}: {len(ordered)} findings, {result.behaviours} behaviours\n",
         table("Findings", ("severity", "cases>", "kernels", "finding", "saved as"), rows),
     )
     if ordered:

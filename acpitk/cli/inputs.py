@@ -106,20 +106,25 @@ def read_case(
     if slit is not None:
         tables.append(read_table(slit, b"SLIT"))
     if mem == FROM_SRAT:
-        mem = _memory_of(tables[0])
+        mem = guest_of(tables[0]).memory
     return Case(machine=read_machine(machine, mem, initrd), tables=tuple(tables), cmdline=cmdline or "")
 
 
-def _memory_of(srat: bytes) -> int:
-    """Size in bytes of the q35 guest whose RAM ends where the SRAT's enabled memory does."""
+def guest_of(srat: bytes) -> Q35:
+    """The q35 guest whose RAM ends where the SRAT's enabled memory does.
+
+    Raises:
+        UsageError: the SRAT describes no memory that a guest could have.
+        DecodeError: as `decode_srat`.
+    """
     ends = [
         entry.base + entry.length
         for entry in decode_srat(srat).memory_affinities()
         if entry.flags & MemoryFlags.ENABLED and entry.length and entry.base + entry.length <= MAX_RAM_END
     ]
     if not ends:
-        raise UsageError("--mem srat: the SRAT has no enabled memory that a guest could have; give a size")
-    return Q35.with_ram_to(max(ends)).memory
+        raise UsageError("the SRAT has no enabled memory that a guest could have; say how large with --mem")
+    return Q35.with_ram_to(max(ends))
 
 
 def read_machine(machine: Path | None, mem: int | None, initrd: int | None) -> Q35 | Machine:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import combinations
 from pathlib import Path
 
+from acpitk.checks.behaviour import behaviour
 from acpitk.checks.differential import compare
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
@@ -18,6 +19,7 @@ from acpitk.iasl import Iasl
 from acpitk.images import predict_image
 from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
+from acpitk.kernel.prediction import Prediction
 from acpitk.machine import Q35, Case
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
 from acpitk.qemu.image import KernelImage
@@ -35,7 +37,8 @@ _SIZED_BY_BUILD = ("DIFF-RESERVED", "DIFF-NODE-DATA")
 
 def model_oracle(kernels: Sequence[str]) -> Oracle:
     """Policy findings on each kernel's row of the model, and where two rows disagree."""
-    return Oracle(name=MODEL, check=partial(_check_model, kernels))
+    rows = tuple(kernels)
+    return Oracle(name=MODEL, check=partial(_check_model, rows), behaviour=partial(_behaviour, rows))
 
 
 def iasl_oracle(iasl: Iasl, *, every: int = 1) -> Oracle:
@@ -69,8 +72,17 @@ def example_line(cases: Iterable[Case], image: KernelImage) -> str:
     return shell_line(argv)
 
 
-def _check_model(kernels: Sequence[str], case: Case) -> list[Finding]:
-    predictions = [predict(case, POLICIES[kernel]) for kernel in kernels]
+@lru_cache(maxsize=1)
+def _predictions(kernels: tuple[str, ...], case: Case) -> list[Prediction]:
+    return [predict(case, POLICIES[kernel]) for kernel in kernels]
+
+
+def _behaviour(kernels: tuple[str, ...], case: Case) -> str:
+    return " ".join(map(behaviour, _predictions(kernels, case)))
+
+
+def _check_model(kernels: tuple[str, ...], case: Case) -> list[Finding]:
+    predictions = _predictions(kernels, case)
     found: dict[str, Finding] = {}
     for prediction in predictions:
         for finding in check(case, prediction):

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -40,6 +41,7 @@ class Oracle:
         every: it sees the iterations whose index is a multiple of this.
         deliverable: it sees cases made bootable by `sealed`, because its channel carries no others.
         minimise_budget: how often it is asked to make one of its cases smaller; 0 leaves cases as found.
+        behaviour: names what a case made happen, for campaigns to count; None counts nothing.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Oracle:
     every: int = 1
     deliverable: bool = False
     minimise_budget: int = 400
+    behaviour: Callable[[Case], str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,7 @@ class CampaignResult:
         runs: how often each oracle was asked, by name.
         mutators: how often each mutator was applied, by name.
         found: one per signature, in signature order.
+        behaviours: how many different ones the oracles named.
     """
 
     done: int = 0
@@ -91,6 +95,7 @@ class CampaignResult:
     runs: Mapping[str, int] = field(default_factory=dict)
     mutators: Mapping[str, int] = field(default_factory=dict)
     found: tuple[Found, ...] = ()
+    behaviours: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +147,10 @@ class Campaign:
         shards = [range(at, min(at + self.shard, self.iterations)) for at in starts]
         total = CampaignResult()
         self.bases()  # drawn once, before any worker is forked
-        for part in _in_order(partial(_run_shard, self), shards, jobs):
-            total = _merge(total, part, time.monotonic() - started)
+        seen: set[str] = set()
+        for part, behaviours in _in_order(partial(_run_shard, self), shards, jobs):
+            seen |= behaviours
+            total = replace(_merge(total, part, time.monotonic() - started), behaviours=len(seen))
             yield total
             if self.max_seconds is not None and total.seconds >= self.max_seconds:
                 break
@@ -181,10 +188,11 @@ def oracle_error(oracle: str, error: Exception) -> Finding:
     )
 
 
-def _run_shard(campaign: Campaign, indices: range) -> CampaignResult:
+def _run_shard(campaign: Campaign, indices: range) -> tuple[CampaignResult, frozenset[str]]:
     runs: Counter[str] = Counter()
     applied: Counter[str] = Counter()
     found: dict[str, Found] = {}
+    behaviours: set[str] = set()
     for index in indices:
         case, names = campaign.case(index)
         applied.update(names)
@@ -193,6 +201,9 @@ def _run_shard(campaign: Campaign, indices: range) -> CampaignResult:
                 continue
             runs[oracle.name] += 1
             judged = sealed(case) if oracle.deliverable else case
+            if oracle.behaviour is not None:
+                with suppress(Exception):  # what the oracle raises is its finding
+                    behaviours.add(oracle.behaviour(judged))
             for finding in {f.signature: f for f in _ask(oracle, judged)}.values():
                 new = Found(
                     finding=finding,
@@ -204,9 +215,10 @@ def _run_shard(campaign: Campaign, indices: range) -> CampaignResult:
                     kernels=finding.kernels,
                 )
                 _keep(found, new)
-    return CampaignResult(
+    part = CampaignResult(
         done=len(indices), runs=dict(runs), mutators=dict(applied), found=tuple(found.values())
     )
+    return part, frozenset(behaviours)
 
 
 def _keep(found: dict[str, Found], new: Found) -> None:

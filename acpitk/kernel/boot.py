@@ -52,6 +52,12 @@ def following(case: Case, machine: Machine, table: bytes) -> bytes:
     return b"".join(case.tables[index + 1 :]) + machine.after_tables
 
 
+def preceding(case: Case, table: bytes) -> bytes:
+    """The bytes before `table` in memory, as far back as the case's own tables go."""
+    index = next(i for i, other in enumerate(case.tables) if other is table)
+    return b"".join(case.tables[:index])
+
+
 class _Boot:
     """One boot in progress; `outcome` collects what has been decided so far."""
 
@@ -126,9 +132,8 @@ class _Boot:
         if (table := self.case.table(b"SRAT")) is not None:
             reason = srat.parse_srat(self.numa, self.mb, table, following(self.case, self.machine, table))
         if (table := self.case.table(b"SLIT")) is not None:
-            srat.parse_slit(
-                self.numa, self.mb, table, following(self.case, self.machine, table), self.mb.current_limit
-            )
+            before, after = preceding(self.case, table), following(self.case, self.machine, table)
+            srat.parse_slit(self.numa, self.mb, table, before, after, self.mb.current_limit)
         silent = (NumaReason.NO_SRAT, NumaReason.NO_MEMORY_AFFINITY)
         return NumaReason.TURNED_OFF if self.options.srat_disabled and reason in silent else reason
 

@@ -25,6 +25,8 @@ _MAX_MAPPING = 256 << 10
 _ENABLED, _HOT_PLUGGABLE = 1, 2
 LOCAL_DISTANCE, REMOTE_DISTANCE = 10, 20
 _SLIT_COUNT = struct.Struct("<Q")
+_SLIT_ENTRIES = 44
+_SIGN = 1 << 63
 _FIXMAP = 0xFFFFFFFFFF200000
 """About where early_memremap() maps tables (arch/x86/include/asm/fixmap.h, FIX_BTMAP)."""
 _CANONICAL_HALF = 1 << 47
@@ -278,14 +280,17 @@ def _memory_affinity(numa: Numa, mb: Memblock, data: bytes, at: int, revision: i
     return True
 
 
-def parse_slit(numa: Numa, mb: Memblock, table: bytes, following: bytes, end_of_memory: int) -> None:
+def parse_slit(
+    numa: Numa, mb: Memblock, table: bytes, preceding: bytes, following: bytes, end_of_memory: int
+) -> None:
     """acpi_parse_slit(): check, then set the distances of mapped domains.
 
     Args:
+        preceding, following: the bytes before and behind the table in memory.
         end_of_memory: PFN_PHYS(max_pfn_mapped), where the distance table may end.
 
     Raises:
-        KernelPanicError: the locality count makes the kernel loop or read past the table.
+        KernelPanicError: the locality count makes the kernel read where nothing is mapped.
     """
     length = int.from_bytes(table[4:8], "little")
     if length == 0 or length > _MAX_MAPPING:
@@ -296,28 +301,34 @@ def parse_slit(numa: Numa, mb: Memblock, table: bytes, following: bytes, end_of_
     if not _slit_valid(data, side):
         numa.messages.append("SLIT table looks invalid. Not used.")
         return
-    mapped = sorted((pxm, nid) for pxm, nid in numa.pxm_to_node.items() if pxm < count)
     if count >= _SLIT_ENDLESS:
-        _endless_slit(numa, count, next((pxm for pxm, _ in mapped if pxm), 0))
+        numa.messages.append(f"acpi_numa_slit_init: {count:#x} localities to go through")
+    mapped = sorted((pxm, nid) for pxm, nid in numa.pxm_to_node.items() if pxm < count)
     for pxm, nid in mapped:
         for other_pxm, other_nid in mapped:
-            if not set_distance(numa, mb, nid, other_nid, data[44 + count * pxm + other_pxm], end_of_memory):
+            distance = _slit_entry(data, preceding, count * pxm + other_pxm)
+            if not set_distance(numa, mb, nid, other_nid, distance, end_of_memory):
                 return
 
 
-def _endless_slit(numa: Numa, count: int, row: int) -> None:
-    """The first element of any row but 0 is no mapped address; row 0 takes 2^32 steps, then goes on."""
-    numa.messages.append(f"acpi_numa_slit_init: {count:#x} localities to go through")
-    if row == 0:
-        return
-    address = _FIXMAP + count * row & _MASK64
+def _slit_entry(data: bytes, preceding: bytes, index: int) -> int:
+    """`slit->entry[index]` with the kernel's 64-bit arithmetic, which may leave the table."""
+    at = _SLIT_ENTRIES + index
+    if at < len(data):
+        return data[at]
+    at = (at + _SIGN & _MASK64) - _SIGN
+    if -len(preceding) <= at < 0:
+        return preceding[at]
+    if 0 <= at < len(data):
+        return data[at]
+    address = _FIXMAP + at & _MASK64
     if _CANONICAL_HALF <= address < (1 << 64) - _CANONICAL_HALF:
         raise KernelPanicError("PANIC: early exception 0x0d")
     raise KernelPanicError("BUG: unable to handle page fault")
 
 
 def _slit_valid(data: bytes, side: int) -> bool:
-    at = 44
+    at = _SLIT_ENTRIES
     for row in range(max(side, 0)):
         if at + side > len(data):
             return False
@@ -336,7 +347,8 @@ def set_distance(numa: Numa, mb: Memblock, row: int, column: int, distance: int,
         return False
     if not numa.distance_at and not _allocate_distances(numa, mb, end):
         return False
-    if row >= numa.distance_count or column >= numa.distance_count:
+    beyond = row >= numa.distance_count or column >= numa.distance_count
+    if beyond or (row == column and distance != LOCAL_DISTANCE):
         return True
     numa.distances[row * numa.distance_count + column] = distance
     return True

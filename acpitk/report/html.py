@@ -172,10 +172,10 @@ def _tiles(entries: Sequence[Entry], summary: Summary | None) -> Iterator[tuple[
 
 
 def _charts(summary: Summary | None) -> Iterator[dict[str, Any]]:
-    """Two curves over time; none where there are fewer than two points."""
+    """Curves over time; none where there are fewer than two points."""
     if summary is None or len(summary.timeline) < 2 or summary.timeline[-1][0] <= 0:
         return
-    for index, what in ((1, "Cases"), (2, "Findings known")):
+    for index, what in ((1, "Cases"), (3, "Behaviours seen"), (2, "Findings known")):
         end = summary.timeline[-1][0]
         top = max(max(point[index] for point in summary.timeline), 1)
         wide, high = _CHART_RIGHT - _CHART_LEFT, _CHART_BOTTOM - _CHART_TOP

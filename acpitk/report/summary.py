@@ -11,13 +11,13 @@ class Summary:
     """A fuzzing campaign in numbers.
 
     Args:
-        timeline: (seconds, cases done, findings known), ascending.
+        timeline: (seconds, cases done, findings known, behaviours seen), ascending.
         runs, mutators: how often each oracle was asked, and each mutator was applied.
     """
 
     seed: int
     iterations: int
     seconds: float
-    timeline: tuple[tuple[float, int, int], ...] = ()
+    timeline: tuple[tuple[float, int, int, int], ...] = ()
     runs: Mapping[str, int] = field(default_factory=dict)
     mutators: Mapping[str, int] = field(default_factory=dict)

@@ -356,6 +356,7 @@ def test_numa_noacpi_walks_the_srat_and_takes_nothing() -> None:
         ((C, mem(0, 0, GIB)), 1 << 32, None),
         ((C, N0, N1), 1 << 32, "BUG: unable to handle page fault"),
         ((C, N0, N1), 1 << 62, "PANIC: early exception 0x0d"),
+        ((C, N0, N1), (1 << 64) - 1, None),
     ],
 )
 def test_slit_count_beyond_int(entries: tuple[bytes, ...], count: int, panic: str | None) -> None:

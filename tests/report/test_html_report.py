@@ -176,7 +176,7 @@ def test_the_campaign_is_shown() -> None:
         seed=7,
         iterations=12345,
         seconds=10.0,
-        timeline=((1.0, 1000, 5), (5.0, 6000, 9), (10.0, 12345, 9)),
+        timeline=((1.0, 1000, 5, 40), (5.0, 6000, 9, 90), (10.0, 12345, 9, 95)),
         runs={"model": 12345, "boot v6.1": 20},
         mutators={"swap <b>": 3},
     )

@@ -185,7 +185,7 @@ def test_the_campaign_is_shown() -> None:
         assert words in page.words.replace("1,235", "1,234")
     labels = [value for name, value in page.attributes if name == "aria-label"]
     assert "Cases over time: 12,345 after 10 seconds" in labels
-    assert page.elements.count("polyline") == 2
+    assert page.elements.count("polyline") == 3
 
 
 def test_a_difference_between_rows_shows_both() -> None:

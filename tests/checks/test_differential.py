@@ -246,3 +246,10 @@ def test_the_function_a_kernel_panics_in_is_not_compared() -> None:
     ]
     assert all(compare(one, other).agrees for one in sides for other in sides)
     assert not compare(sides[1], FULL).agrees
+
+
+def test_a_boot_that_takes_minutes_is_not_judged_by_its_clock() -> None:
+    slow = Outcome(source="model", kernel="v6.1", messages=("walk: 0x100000000 localities to go through",))
+    hang = Outcome(source="boot", kernel="v6.1", panic="hang")
+    assert compare(slow, hang).fields["panic"] is Verdict.NOT_OBSERVED
+    assert compare(replace(slow, messages=()), hang).fields["panic"] is Verdict.DIFFER

@@ -264,8 +264,8 @@ def compare(expected: Outcome, actual: Outcome) -> Comparison:
     """Compare field by field.
 
     A field either side did not observe is NOT_OBSERVED. `pxm_to_node` is compared on the domains both
-    observed. `panic` is compared as lived or died and by the class of its text; it is observed unless time ran
-    out on a boot that is expected to take minutes.
+    observed. `panic` is compared as lived or died and by the class of its text; it is observed unless time
+    ran out on a boot that is expected to take minutes.
     """
     verdicts: dict[str, Verdict] = {}
     differences: list[Difference] = []

@@ -115,9 +115,10 @@ def _run(
 def _verdict(
     mb: Memblock, zones: tuple[Zone, ...], start: int, end: int, policy: KernelPolicy
 ) -> tuple[int | None, str | None, BlockReason]:
-    nids = {row[2] for row in mb.memory if row[0] < end and row[1] > start}
-    inside = [z for z in zones if z.nid in nids and z.start < end and z.end > start]
-    whole = _present_bytes(mb.memory, start, end) == end - start
+    rows = [row for row in mb.memory if row[0] < end and row[1] > start]
+    nids = {row[2] for row in rows}
+    inside = [z for z in zones if z.start < end and z.end > start and z.nid in nids]
+    whole = (rows[0][0] <= start and rows[0][1] >= end) or _present_bytes(rows, start, end) == end - start
     if not whole and policy.holes_on_first_node and _spans(zones, start, end):
         nids = nids | {_FIRST_NODE}
     single = len(nids) == 1 and len(inside) == 1

@@ -13,6 +13,7 @@ from acpitk.checks.differential import compare
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.invariants import check
+from acpitk.cli.output import write_file
 from acpitk.errors import DecodeError, UsageError
 from acpitk.fuzz.campaign import Oracle
 from acpitk.iasl import Iasl
@@ -46,11 +47,13 @@ def iasl_oracle(iasl: Iasl, *, every: int = 1) -> Oracle:
     return Oracle(name=IASL, check=partial(_check_iasl, iasl), every=every, minimise_budget=_IASL_MINIMISE)
 
 
-def boot_oracle(image: KernelImage, row: str, *, every: int = 1, timeout: float = 60) -> Oracle:
-    """Whether a real kernel does what row `row` of the model says."""
+def boot_oracle(
+    image: KernelImage, row: str, *, every: int = 1, timeout: float = 60, console: Path | None = None
+) -> Oracle:
+    """Whether a real kernel does what row `row` of the model says; its console goes to `console`."""
     return Oracle(
         name=f"{BOOT} {row}",
-        check=partial(_check_boot, image, row, timeout),
+        check=partial(_check_boot, image, row, timeout, console),
         every=every,
         deliverable=True,
         minimise_budget=_BOOT_MINIMISE,
@@ -104,6 +107,10 @@ def _check_iasl(iasl: Iasl, case: Case) -> Iterable[Finding]:
             continue  # not a table that iasl is asked about
 
 
-def _check_boot(image: KernelImage, row: str, timeout: float, case: Case) -> list[Finding]:
+def _check_boot(
+    image: KernelImage, row: str, timeout: float, console: Path | None, case: Case
+) -> list[Finding]:
     result = boot(case, image, timeout=timeout)
+    if console is not None:
+        write_file(console, result.console.encode())
     return differences(compare(predict_image(case, image, POLICIES[row]).outcome, result.outcome()))

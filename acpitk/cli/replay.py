@@ -10,7 +10,7 @@ import click
 
 from acpitk.cli.inputs import PATH, find_image, json_option, read_stored
 from acpitk.cli.oracles import BOOT, IASL, boot_oracle, example_line, iasl_oracle, model_oracle
-from acpitk.cli.output import emit, emit_json
+from acpitk.cli.output import check_file_target, emit, emit_json
 from acpitk.cli.predict import exit_status
 from acpitk.corpus import StoredCase
 from acpitk.errors import UsageError
@@ -28,10 +28,17 @@ from acpitk.report.text import render_findings, table
     "--kernel", "kernels", multiple=True, type=click.Choice(list(POLICIES)), help="Rows of the model."
 )
 @click.option("--kernel-image", "image", help="Fetched kernel or path.  [default: the finding's kernel]")
+@click.option("--console", type=PATH, help="With --boot: save the console log; NAME.log gets into reports.")
 @click.option("--dry-run", is_flag=True, help="With --boot: print the QEMU line and stop.")
 @json_option
 def command(
-    finding: Path, boot: bool, kernels: tuple[str, ...], image: str | None, dry_run: bool, as_json: bool
+    finding: Path,
+    boot: bool,
+    kernels: tuple[str, ...],
+    image: str | None,
+    console: Path | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Run the case of FINDING again and say whether the same finding comes up.
 
@@ -51,7 +58,11 @@ def command(
             raise UsageError("--dry-run shows how a case boots: add --boot")
         print(example_line([stored.case], find_image(image or rows[0])))
         return 0
-    oracles = list(_oracles(stored, str(known.get("oracle", "")), rows, boot, image))
+    if console is not None:
+        if not boot:
+            raise UsageError("--console saves what a boot prints: add --boot")
+        check_file_target(console)
+    oracles = list(_oracles(stored, str(known.get("oracle", "")), rows, boot, image, console))
     found = [each for oracle in oracles for each in oracle.check(stored.case)]
     signatures = {each.signature for each in found}
     expected = stored.findings or ((str(known["signature"]),) if "signature" in known else ())
@@ -86,7 +97,12 @@ def _kernels(stored: StoredCase, known: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _oracles(
-    stored: StoredCase, oracle: str, rows: Iterable[str], boot: bool, image: str | None
+    stored: StoredCase,
+    oracle: str,
+    rows: Iterable[str],
+    boot: bool,
+    image: str | None,
+    console: Path | None,
 ) -> Iterator[Oracle]:
     rows = tuple(rows)
     if oracle.startswith(BOOT) and not boot:
@@ -98,4 +114,4 @@ def _oracles(
         if reasons := undeliverable(stored.case):
             raise UsageError(f"this case cannot be booted: {reasons[0]}")
         for row in rows if image is None else rows[:1]:
-            yield boot_oracle(find_image(image or row), row)
+            yield boot_oracle(find_image(image or row), row, console=console)

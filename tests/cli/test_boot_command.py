@@ -76,6 +76,17 @@ def test_a_kernel_that_dies_leaves_its_last_lines_and_a_signature(
     assert any("Kernel panic" in line for line in document["last_lines"])
 
 
+def test_replay_keeps_the_console_for_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = Path(__file__).resolve().parents[2] / "corpus"
+    (case,) = corpus.glob("initrd-on-hot-node-*.json")
+    (here / "finding.json").write_text(case.read_text())
+    assert run(("replay", "finding.json", "--console", "finding.log")) == 2
+    assert run(("replay", "finding.json", "--boot", "--console", "finding.log")) == 1
+    assert "Linux version 6.1" in (here / "finding.log").read_text()
+    assert run(("report", "finding.json", "-o", "report.html")) == 0
+    assert "SRAT: Node 1 PXM 1" in (here / "report.html").read_text()
+
+
 def test_a_console_that_ends_early_is_not_a_clean_boot(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

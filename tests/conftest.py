@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 from acpitk.errors import ToolError
 from acpitk.iasl import find_iasl
 from acpitk.qemu.image import cache_dir, find_kernel
 
+settings.register_profile("acpitk", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("acpitk")
 os.environ.setdefault("ACPITK_CACHE", str(cache_dir()))  # a test may move HOME
 REQUIRED_KERNELS = ("v6.1", "v7.3")
 """What `kernel` in ACPITK_REQUIRE stands for; tests on other kernels skip where those are missing."""

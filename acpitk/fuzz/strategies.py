@@ -343,6 +343,7 @@ def draw_cases(seed: int, count: int) -> tuple[Case, ...]:
         phases=(Phase.generate,),
         database=None,
         deadline=None,
+        derandomize=False,
         backend=_BACKEND,
         suppress_health_check=list(HealthCheck),
     )

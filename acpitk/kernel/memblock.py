@@ -98,7 +98,7 @@ class Memblock:
 
     def set_memory_node(self, start: int, end: int, nid: int) -> None:
         """memblock_set_node() on memblock.memory."""
-        self._isolate_room(self.memory, "memory")
+        self._isolate_room()
         self.memory = _change(self.memory, start, end, lambda row_nid, flags: (nid, flags))
 
     def set_reserved_node(self, start: int, end: int, nid: int) -> None:
@@ -109,13 +109,13 @@ class Memblock:
 
     def mark_hotplug(self, start: int, length: int) -> None:
         """memblock_mark_hotplug(): a length past the top of the address space is clamped."""
-        self._isolate_room(self.memory, "memory")
+        self._isolate_room()
         end = min(start + length, _PHYS_MAX)
         self.memory = _change(self.memory, start, end, lambda nid, flags: (nid, flags | HOTPLUG))
 
     def clear_hotplug(self, start: int, end: int) -> None:
         """memblock_clear_hotplug()."""
-        self._isolate_room(self.memory, "memory")
+        self._isolate_room()
         self.memory = _change(self.memory, start, end, lambda nid, flags: (nid, flags & ~HOTPLUG))
 
     def reset_nodes(self, *, keep_marks: bool) -> None:
@@ -248,15 +248,15 @@ class Memblock:
         if low < high:
             yield low, high
 
-    def _isolate_room(self, rows: list[Row], name: str) -> None:
-        """memblock_isolate_range() wants room for two more regions."""
-        if len(rows) + 2 > self.memory_max:
+    def _isolate_room(self) -> None:
+        """memblock_isolate_range() wants room for two more regions in memblock.memory."""
+        if len(self.memory) + 2 > self.memory_max:
             size = align_up(self.memory_max * 2 * _REGION_BYTES, PAGE_SIZE)
             at = self.find(size, PAGE_SIZE, 0, 0, NO_NID)
             if at:
                 self.memory_max *= 2
                 self.reserve(at, at + size)
-                self.log.append((f"memblock.{name} array", at, at + size, NO_NID))
+                self.log.append(("memblock.memory array", at, at + size, NO_NID))
 
     def _grow_reserved(self, start: int, end: int) -> bool:
         """memblock_double_array() for memblock.reserved: above the new area first, then below it."""

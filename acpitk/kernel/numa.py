@@ -49,12 +49,8 @@ def cleanup_meminfo(numa: Numa, mb: Memblock, max_pfn: int) -> NumaReason | None
     kept = []
     for blk in numa.meminfo:
         if not mb.overlaps_memory(blk.start, blk.end):
-            numa.reserved_meminfo.append(blk)
             continue
-        start, end = max(blk.start, low), blk.end
-        if end > high:
-            numa.reserved_meminfo.append(Blk(high, end, blk.nid))
-            end = high
+        start, end = max(blk.start, low), min(blk.end, high)
         if start < end:
             kept.append(Blk(start, end, blk.nid))
     numa.meminfo[:] = kept

@@ -316,7 +316,6 @@ class KernelBuild:
         section_usage: mem_section_usage_size(), mm/sparse.c.
         section_roots: bytes of the `mem_section` root array; `section_root` of one root.
         sections_per_root: SECTIONS_PER_ROOT.
-        max_local_apic: MAX_LOCAL_APIC.
         flat_apic_limit: the first APIC ID the default (not x2APIC) driver refuses.
         hot_added_online: hot-added memory comes online by itself (CONFIG_MEMORY_HOTPLUG_DEFAULT_ONLINE,
             CONFIG_MHP_DEFAULT_ONLINE_TYPE_*; mm/memory_hotplug.c).
@@ -335,7 +334,6 @@ class KernelBuild:
     section_roots: int
     section_root: int
     sections_per_root: int
-    max_local_apic: int
     flat_apic_limit: int
     hot_added_online: bool
 
@@ -444,7 +442,6 @@ _DEBIAN_CLOUD_6_1 = KernelBuild(
     section_roots=16 * KIB,
     section_root=4 * KIB,
     sections_per_root=256,
-    max_local_apic=32768,
     flat_apic_limit=255,
     hot_added_online=False,
 )

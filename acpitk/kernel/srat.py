@@ -14,7 +14,7 @@ from acpitk.kernel.memblock import Memblock
 from acpitk.kernel.policy import HotplugMarks, KernelBuild, KernelPolicy
 from acpitk.kernel.prediction import EntryUse, EntryVerdict
 from acpitk.outcome import NumaReason
-from acpitk.ranges import PAGE_SHIFT, PAGE_SIZE
+from acpitk.ranges import PAGE_SIZE
 
 _MEMORY = struct.Struct("<BBIHQQIIQ")
 _X2APIC = struct.Struct("<BBHIII")
@@ -58,15 +58,12 @@ class Numa:
     bad: bool = False
     pxm_to_node: dict[int, int] = field(default_factory=dict)
     nodes_parsed: set[int] = field(default_factory=set)
-    initiators: set[int] = field(default_factory=set)
     cpu_nodes: dict[int, int] = field(default_factory=dict)
     meminfo: list[Blk] = field(default_factory=list)
-    reserved_meminfo: list[Blk] = field(default_factory=list)
     distance_at: int = 0
     distance_count: int = 0
     distance_failed: bool = False
     distances: bytearray = field(default_factory=bytearray)
-    max_possible_pfn: int = 0
     entries: list[EntryVerdict] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
 
@@ -213,7 +210,6 @@ def _generic_initiator(numa: Numa, data: bytes, at: int) -> bool:
         numa.messages.append("SRAT: Too many proximity domains.")
         return False
     numa.nodes_parsed.add(nid)
-    numa.initiators.add(nid)
     return True
 
 
@@ -275,7 +271,6 @@ def _memory_affinity(numa: Numa, mb: Memblock, data: bytes, at: int, revision: i
     numa.nodes_parsed.add(nid)
     if hotplug and numa.policy.regions_have_flags and numa.policy.hotplug_marks is HotplugMarks.SRAT_HANDLER:
         mb.mark_hotplug(base, length)
-    numa.max_possible_pfn = max(numa.max_possible_pfn, (end - 1 & _MASK64) + PAGE_SIZE - 1 >> PAGE_SHIFT)
     verdict(use, nid)
     return True
 

@@ -1,33 +1,109 @@
-"""What kind of boot a prediction describes: the decisions taken, without addresses and sizes."""
+"""What kind of boot this was: the decisions taken, named without addresses and sizes.
+
+A behaviour is a set of such names. Cases of one behaviour were treated alike; a name, or a pair of them, that
+no case showed before is what a guided campaign looks for.
+"""
 
 from __future__ import annotations
 
-from hashlib import blake2b
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import starmap
+from operator import attrgetter
 
-from acpitk.checks.differential import message_class
+from acpitk import klog
+from acpitk.checks.differential import message_class, panic_class
 from acpitk.kernel.prediction import Prediction
 
+_verdict = attrgetter("zone", "reason")
+_DIGITS = str.maketrans("", "", "0123456789abcdef")
+_DEBUG = re.compile(r" *(?:memory|reserved)[.\[]|_{0,2}memblock_|MEMBLOCK |BIOS-e820|  node |\s*$")
+"""Lines of `memblock=debug` and of memory maps: addresses that change with every case."""
+_FRAME = re.compile(r" (\?)? ?([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+")
+_STACK_TOP = 3
+_SHAPE_LENGTH = 120
 
-def behaviour(prediction: Prediction) -> str:
-    """A short name of the decisions the kernel took; cases of one name were treated alike.
 
-    It covers why the NUMA configuration stands or falls, what became of the memory affinity entries, which
-    owners cost a node its hotplug marks, which zones and block verdicts there are, where node data went,
-    what was warned about and how the boot ended.
+def behaviour(prediction: Prediction) -> frozenset[str]:
+    """The decisions of one boot in the model, for example `numa: dummy, nodes overlap`.
+
+    They cover why the NUMA configuration stands or falls, what became of the memory affinity entries, which
+    owners cost a node its hotplug marks, which zones and verdicts on memory blocks there are, what was
+    allocated early and where node data went, which distances hold, the warnings, and how the boot ended.
     """
     outcome = prediction.outcome
-    zones: dict[int, list[str]] = {}
+    named: set[tuple[object, ...]] = {
+        ("numa", outcome.numa, outcome.numa_reason),
+        ("early allocations", prediction.bottom_up, prediction.skips_hotplug),
+        ("entries", len(prediction.entries).bit_length()),
+    }
+    for entry in prediction.entries:
+        named.add(("entry", entry.use, entry.hotplug, entry.pxm == entry.firmware_pxm))
+    for owners in prediction.kernel_nodes.values():
+        named.update([("kernel node", owner) for owner in owners])
+    if outcome.node_data is not None:
+        nodes = {node.nid for node in outcome.node_data}
+        named.add(("nodes", len(nodes).bit_length(), len(nodes) == max(nodes, default=-1) + 1))
+        named.update([("node data at home", node.nid == node.on_nid) for node in outcome.node_data])
+        named.update([("allocation", a.purpose, a.wanted_nid is None) for a in prediction.allocations])
+        regions = outcome.memory or ()
+        named.update([("memory", region.nid is None, region.flags) for region in regions])
+        named.update([("memoryless", nid == 0) for nid in nodes.difference([r.nid for r in regions])])
+    zones: dict[int, tuple[str, ...]] = {}
     for zone in outcome.zones or ():
-        zones.setdefault(zone.nid, []).append(zone.zone)
-    decisions = (
-        outcome.numa,
-        outcome.numa_reason,
-        sorted({(entry.use.value, entry.hotplug) for entry in prediction.entries}),
-        sorted(set(prediction.kernel_nodes.values())),
-        sorted({tuple(names) for names in zones.values()}),
-        sorted({(block.zone or "", block.reason) for block in outcome.blocks or ()}),
-        sorted({node.nid == node.on_nid for node in outcome.node_data or ()}),
-        sorted({message_class(text) for text in outcome.messages}),
-        outcome.panic and message_class(outcome.panic),
-    )
-    return blake2b(repr(decisions).encode(), digest_size=8).hexdigest()
+        zones[zone.nid] = (*zones.get(zone.nid, ()), zone.zone)
+    named.update([("zones", nid == 0, names) for nid, names in zones.items()])
+    named.update([("block", *verdict) for verdict in set(map(_verdict, outcome.blocks or ()))])
+    if outcome.distances:
+        named.add(("distances", *_distances(outcome.distances)))
+    for text in {text.lower().translate(_DIGITS): text for text in outcome.messages}.values():
+        named.add(("message", message_class(text)))
+    if outcome.panic:
+        named.add(("panic", panic_class(outcome.panic)))
+    return frozenset(starmap(_name, named))
+
+
+def console_behaviour(console: str, *, kernel: str) -> frozenset[str]:
+    """The decisions a real kernel let be seen: shapes of its messages, its warnings, and tops of its stacks.
+
+    Args:
+        console: the console log; lines of `memblock=debug` are left out.
+        kernel: begins every name, because messages differ between kernels.
+    """
+    return frozenset(f"{kernel} {name}" for name in _console(klog.lines(console)))
+
+
+def _console(lines: Sequence[str]) -> Iterator[str]:
+    stack: list[str] | None = None
+    for line in lines:
+        frame = _FRAME.match(line)
+        if stack is not None and frame is not None:
+            if frame[1] is None and len(stack) < _STACK_TOP:
+                stack.append(frame[2])
+        elif stack:
+            yield "stack: " + " < ".join(stack)
+            stack = None
+        if "Call Trace:" in line:
+            stack = []
+        elif frame is None and not _DEBUG.match(line):
+            yield message_class(line)[:_SHAPE_LENGTH]
+    if stack:
+        yield "stack: " + " < ".join(stack)
+
+
+@lru_cache(maxsize=256)
+def _distances(rows: tuple[tuple[int, ...], ...]) -> tuple[str, ...]:
+    """What is unusual about them."""
+    values = {value for i, row in enumerate(rows) for j, value in enumerate(row) if i != j}
+    unusual = {
+        "asymmetric": any(rows[i][j] != rows[j][i] for i in range(len(rows)) for j in range(i)),
+        "near": min(values, default=20) < 20,
+        "far": max(values, default=20) > 20,
+    }
+    return tuple(word for word, holds in unusual.items() if holds)
+
+
+@lru_cache(maxsize=1 << 14)
+def _name(kind: str, *words: object) -> str:
+    return f"{kind}: " + ", ".join(" ".join(word) if isinstance(word, tuple) else str(word) for word in words)

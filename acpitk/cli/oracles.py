@@ -80,8 +80,13 @@ def _predictions(kernels: tuple[str, ...], case: Case) -> list[Prediction]:
     return [predict(case, POLICIES[kernel]) for kernel in kernels]
 
 
-def _behaviour(kernels: tuple[str, ...], case: Case) -> str:
-    return " ".join(map(behaviour, _predictions(kernels, case)))
+def _behaviour(kernels: tuple[str, ...], case: Case) -> frozenset[str]:
+    """The decisions of the first kernel, and where another one decides otherwise."""
+    first, *others = map(behaviour, _predictions(kernels, case))
+    named = [first]
+    for kernel, decisions in zip(kernels[1:], others, strict=True):
+        named.append(frozenset(f"{kernel} {name}" for name in decisions - first))
+    return frozenset().union(*named)
 
 
 def _check_model(kernels: tuple[str, ...], case: Case) -> list[Finding]:

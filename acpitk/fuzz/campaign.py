@@ -41,7 +41,8 @@ class Oracle:
         every: it sees the iterations whose index is a multiple of this.
         deliverable: it sees cases made bootable by `sealed`, because its channel carries no others.
         minimise_budget: how often it is asked to make one of its cases smaller; 0 leaves cases as found.
-        behaviour: names what a case made happen, for campaigns to count; None counts nothing.
+        behaviour: names the decisions that a case led to, see `checks.behaviour`; asked right after `check`,
+            unless that raised. None names nothing.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Oracle:
     every: int = 1
     deliverable: bool = False
     minimise_budget: int = 400
-    behaviour: Callable[[Case], str] | None = None
+    behaviour: Callable[[Case], frozenset[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +148,7 @@ class Campaign:
         shards = [range(at, min(at + self.shard, self.iterations)) for at in starts]
         total = CampaignResult()
         self.bases()  # drawn once, before any worker is forked
-        seen: set[str] = set()
+        seen: set[frozenset[str]] = set()
         for part, behaviours in _in_order(partial(_run_shard, self), shards, jobs):
             seen |= behaviours
             total = replace(_merge(total, part, time.monotonic() - started), behaviours=len(seen))
@@ -188,11 +189,11 @@ def oracle_error(oracle: str, error: Exception) -> Finding:
     )
 
 
-def _run_shard(campaign: Campaign, indices: range) -> tuple[CampaignResult, frozenset[str]]:
+def _run_shard(campaign: Campaign, indices: range) -> tuple[CampaignResult, frozenset[frozenset[str]]]:
     runs: Counter[str] = Counter()
     applied: Counter[str] = Counter()
     found: dict[str, Found] = {}
-    behaviours: set[str] = set()
+    behaviours: set[frozenset[str]] = set()
     for index in indices:
         case, names = campaign.case(index)
         applied.update(names)

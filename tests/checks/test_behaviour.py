@@ -11,7 +11,7 @@ from acpitk.tables.srat import encode_srat
 from acpitk.topology import parse_topology
 
 
-def named(*nodes: str, memory: int = GIB, initrd: int = 0, cmdline: str = "movable_node") -> str:
+def named(*nodes: str, memory: int = GIB, initrd: int = 0, cmdline: str = "movable_node") -> frozenset[str]:
     srat, _ = parse_topology(nodes).tables()
     tables = (encode_srat(srat),)
     case = Case(machine=Q35(memory, initrd), tables=tables, cmdline=cmdline)

@@ -1,32 +1,31 @@
-"""A fuzzing campaign: cases in, deduplicated findings out.
+"""A fuzzing campaign: cases in, deduplicated findings out, and what is seen on the way decides what is tried.
 
-Iteration `i` is a function of the campaign and `i` alone: the first iterations are the seed cases unchanged,
-each later one mutates a base case with `Random(f"{seed}:{i}")`. So any iteration can be had by itself
-(`Campaign.case`), and a campaign cut in shards finds what it finds in one piece.
+A campaign goes in generations of a fixed number of iterations. The first iterations are the seed cases
+unchanged; every later one mutates a case that its generation chose, with `Random(f"{seed}:{index}")`.
+Generation `g` chooses by what generations up to `g - 2` showed, so that `g` can run while `g - 1` is judged,
+and its cases depend on the campaign alone: not on how many processes or machines share the work, nor on where
+it was interrupted.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
+import pickle
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Protocol
 
 from acpitk.checks.finding import Finding, Severity
-from acpitk.errors import ToolError
-from acpitk.fuzz import raw
+from acpitk.fuzz import feedback, raw
+from acpitk.fuzz.feedback import Feedback, Known, News
 from acpitk.fuzz.minimise import minimise
 from acpitk.fuzz.mutators import mutate, sealed
+from acpitk.fuzz.pools import Pending, Pool, pool
 from acpitk.fuzz.strategies import draw_cases
 from acpitk.machine import Case
 
@@ -88,7 +87,9 @@ class CampaignResult:
         runs: how often each oracle was asked, by name.
         mutators: how often each mutator was applied, by name.
         found: one per signature, in signature order.
-        behaviours: how many different ones the oracles named.
+        behaviours: how many different ones there were.
+        decisions: how many different decisions these were made of.
+        pairs: how many pairs of decisions came up together.
     """
 
     done: int = 0
@@ -97,6 +98,8 @@ class CampaignResult:
     mutators: Mapping[str, int] = field(default_factory=dict)
     found: tuple[Found, ...] = ()
     behaviours: int = 0
+    decisions: int = 0
+    pairs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,69 +108,252 @@ class Campaign:
 
     Args:
         seed: everything random follows from it.
-        iterations: how many cases to try.
+        iterations: how many cases to try; None is without end.
         oracles: the judges.
         seeds: cases to begin with, unchanged, and to mutate later.
         pool: how many base cases hypothesis draws besides.
+        guided: cases that were news are mutated again; otherwise only the base cases are.
+        generation: iterations between two looks at what was seen; few where oracles are slow.
         max_seconds: stop early after this long; what is found then depends on the machine's speed.
         shard: iterations between two progress reports, and what one worker takes at a time; few where
             oracles are slow. It has no influence on what is found.
     """
 
     seed: int
-    iterations: int
+    iterations: int | None
     oracles: tuple[Oracle, ...]
     seeds: tuple[Case, ...] = ()
     pool: int = 64
+    guided: bool = True
+    generation: int = 256
     max_seconds: float | None = None
     shard: int = 64
 
     def bases(self) -> tuple[Case, ...]:
-        """The cases that are mutated: the seeds, then the drawn ones."""
+        """The cases there are before any was tried: the seeds, then the drawn ones."""
         return self.seeds + draw_cases(self.seed, self.pool)
 
     def case(self, index: int) -> tuple[Case, tuple[str, ...]]:
-        """The case of iteration `index` and the names of the mutators that made it."""
+        """The case of iteration `index` where nothing guides, and the names of the mutators that made it."""
         if index < len(self.seeds):
             return self.seeds[index], ()
-        rng = Random(f"{self.seed}:{index}")
-        bases = self.bases()
-        return mutate(rng.choice(bases), rng, rounds=rng.choice(_ROUNDS))
+        return self.mutated(index, Random(f"{self.seed}:base {index}").choice(self.bases()))
 
-    def run(self, *, jobs: int = 1) -> Iterator[CampaignResult]:
+    def mutated(self, index: int, base: Case) -> tuple[Case, tuple[str, ...]]:
+        """What iteration `index` makes of a base case, and the names of the mutators that made it."""
+        rng = Random(f"{self.seed}:{index}")
+        return mutate(base, rng, rounds=rng.choice(_ROUNDS))
+
+    def run(
+        self, *, jobs: int = 1, cluster: str | None = None, journal: Journal | None = None
+    ) -> Iterator[CampaignResult]:
         """Run, yielding the result so far every few iterations; the last one is complete and minimised.
 
         Whoever stops listening early has lost at most the last few iterations. Apart from `seconds`, the
-        results depend on the campaign alone, not on `jobs`.
+        results depend on the campaign alone, not on `jobs` or `cluster`, nor on interruptions with a journal.
+
+        Args:
+            jobs: processes.
+            cluster: instead of them the dask scheduler at this address, or `local:N`.
+            journal: what was done before is taken from here and not done again; what is done goes there.
 
         Raises:
-            ToolError: a worker process died.
+            ToolError: a worker process died, or there is no cluster.
         """
-        started = time.monotonic()
-        starts = range(0, self.iterations, self.shard)
-        shards = [range(at, min(at + self.shard, self.iterations)) for at in starts]
-        total = CampaignResult()
-        self.bases()  # drawn once, before any worker is forked
-        seen: set[frozenset[str]] = set()
-        for part, behaviours in _in_order(partial(_run_shard, self), shards, jobs):
-            seen |= behaviours
-            total = replace(_merge(total, part, time.monotonic() - started), behaviours=len(seen))
-            yield total
-            if self.max_seconds is not None and total.seconds >= self.max_seconds:
-                break
-        found: tuple[Found, ...] = ()
-        for smaller in _in_order(partial(_minimise, self), total.found, jobs):
-            found += (smaller,)
-            seconds = time.monotonic() - started
-            yield replace(total, found=found + total.found[len(found) :], seconds=seconds)
-        yield replace(total, found=found, seconds=time.monotonic() - started)
+        progress = _Progress(self)
+        if journal is not None:
+            for part in journal.parts():
+                progress.add(part)
+            yield progress.result()
+        with pool(replace(self, seeds=(), pool=0), jobs=jobs, cluster=cluster) as workers:
+            for part in self._parts(progress, workers):
+                progress.add(part)
+                if journal is not None:
+                    journal.append(replace(part, seconds=progress.seconds))
+                yield progress.result()
+                if self.max_seconds is not None and progress.seconds >= self.max_seconds:
+                    break
+            known = {} if journal is None else journal.minimised()
+            for smaller in _minimised(progress.found, known, workers):
+                progress.found[smaller.finding.signature] = smaller
+                if journal is not None and smaller.finding.signature not in known:
+                    journal.add_minimised(smaller, progress.seconds)
+                yield progress.result()
+        yield progress.result()
+
+    def _parts(self, progress: _Progress, workers: Pool) -> Iterator[Part]:
+        """The shards that are left, worked on side by side, in order."""
+        waiting: deque[Pending] = deque()
+        at = progress.done
+        while True:
+            while len(waiting) <= 2 * workers.workers and (shard := progress.shard(at)) is not None:
+                waiting.append(workers.submit(_run_shard, shard))
+                at += len(shard.bases)
+            if not waiting:
+                return
+            yield waiting.popleft().result()
 
 
 _ROUNDS = (1, 1, 1, 2, 2, 3, 4, 6)
 """How many mutations in a row, by chance."""
+_LAG = 2
+"""A generation chooses by what was seen up to this many generations before."""
 
 
-def _ask(oracle: Oracle, case: Case) -> list[Finding]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Iterations for one worker.
+
+    Args:
+        start: the first one.
+        bases: the case to mutate, for each.
+        unchanged: so many of them are not mutated.
+        known: `Known` and the best cases of the findings so far, pickled; only what is news to it comes back.
+    """
+
+    start: int
+    bases: tuple[Case, ...]
+    unchanged: int
+    known: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What came of a shard.
+
+    Args:
+        start, stop: its iterations.
+        runs, mutators: as in `CampaignResult`.
+        hits: decision -> cases that led to it.
+        signatures: `feedback.signature` of every behaviour there was.
+        news: the cases that showed something new.
+        counts: finding signature -> cases that had it.
+        found: the best case of each finding, where it is new, better, or names another kernel.
+        seconds: of the campaign up to its end.
+    """
+
+    start: int
+    stop: int
+    runs: Mapping[str, int]
+    mutators: Mapping[str, int]
+    hits: Mapping[str, int] = field(default_factory=dict)
+    signatures: tuple[int, ...] = ()
+    news: tuple[News, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    found: tuple[Found, ...] = ()
+    seconds: float = 0.0
+
+
+class Journal(Protocol):
+    """Keeps what was done, in order, for a campaign that goes on after an interruption."""
+
+    def parts(self) -> Iterable[Part]:
+        """What was appended, in order."""
+
+    def append(self, part: Part) -> None:
+        """Keep a part; when this returns, it is kept."""
+
+    def minimised(self) -> Mapping[str, Found]:
+        """What was minimised, by signature."""
+
+    def add_minimised(self, found: Found, seconds: float) -> None:
+        """Keep a finding that the minimiser is through with."""
+
+
+class _Progress:
+    """A campaign under way: what its parts add up to, and what the generations to come will try."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self._campaign, self._bases = campaign, campaign.bases()
+        self._started = time.monotonic()
+        self._before = 0.0
+        self._runs: Counter[str] = Counter()
+        self._mutators: Counter[str] = Counter()
+        self._feedback = Feedback(self._bases)
+        self._planned: dict[int, tuple[list[Case], bytes]] = {}
+        self.done = 0
+        self.found: dict[str, Found] = {}
+        for generation in range(_LAG):
+            self._plan(generation)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time, that of earlier runs included."""
+        return self._before + time.monotonic() - self._started
+
+    def _plan(self, generation: int) -> None:
+        campaign = self._campaign
+        start = generation * campaign.generation
+        if campaign.guided:
+            rng = Random(f"{campaign.seed}:generation {generation}")
+            chosen = self._feedback.choose(rng, campaign.generation)
+        else:
+            iterations = range(start, start + campaign.generation)
+            chosen = [Random(f"{campaign.seed}:base {i}").choice(self._bases) for i in iterations]
+        best = {signature: (complexity(each.case), each.kernels) for signature, each in self.found.items()}
+        for index in range(start, min(start + campaign.generation, len(campaign.seeds))):
+            chosen[index - start] = campaign.seeds[index]
+        self._planned[generation] = chosen, pickle.dumps((self._feedback.known, best))
+
+    def shard(self, start: int) -> Shard | None:
+        """Iterations from `start` for one worker; None where they cannot begin or there are none left."""
+        campaign = self._campaign
+        generation, offset = divmod(start, campaign.generation)
+        size = min(campaign.shard, campaign.generation - offset)
+        if campaign.iterations is not None:
+            size = min(size, campaign.iterations - start)
+        if size <= 0 or generation not in self._planned:
+            return None
+        chosen, known = self._planned[generation]
+        return Shard(
+            start=start,
+            bases=tuple(chosen[offset : offset + size]),
+            unchanged=max(0, len(campaign.seeds) - start),
+            known=known,
+        )
+
+    def add(self, part: Part) -> None:
+        """Take in the next part."""
+        self.done = part.stop
+        self._before = max(self._before, part.seconds)
+        self._runs.update(part.runs)
+        self._mutators.update(part.mutators)
+        self._feedback.count(part.hits, part.signatures)
+        for news in part.news:
+            self._feedback.learn(news)
+        for each in part.found:
+            keep(self.found, each)
+        for signature, count in part.counts.items():
+            self.found[signature] = replace(self.found[signature], count=self.found[signature].count + count)
+        generation, left = divmod(part.stop, self._campaign.generation)
+        if not left:
+            self._planned.pop(generation - 1, None)
+            self._plan(generation - 1 + _LAG)
+
+    def result(self) -> CampaignResult:
+        """The result so far."""
+        return CampaignResult(
+            done=self.done,
+            seconds=self.seconds,
+            runs=dict(self._runs),
+            mutators=dict(self._mutators),
+            found=tuple(self.found[signature] for signature in sorted(self.found)),
+            behaviours=len(self._feedback.signatures),
+            decisions=len(self._feedback.known.decisions),
+            pairs=self._feedback.pairs,
+        )
+
+
+def _ask(oracle: Oracle, case: Case) -> tuple[list[Finding], frozenset[str]]:
+    """What the oracle finds, and the decisions it names."""
+    try:
+        found = list(oracle.check(case))
+        return found, frozenset() if oracle.behaviour is None else oracle.behaviour(case)
+    except Exception as error:
+        return [oracle_error(oracle.name, error)], frozenset()
+
+
+def _judgement(oracle: Oracle, case: Case) -> list[Finding]:
     try:
         return list(oracle.check(case))
     except Exception as error:
@@ -189,69 +375,116 @@ def oracle_error(oracle: str, error: Exception) -> Finding:
     )
 
 
-def _run_shard(campaign: Campaign, indices: range) -> tuple[CampaignResult, frozenset[frozenset[str]]]:
+@lru_cache(maxsize=2)
+def _unpickled(known: bytes) -> tuple[Known, dict[str, tuple[tuple[int, int], tuple[str, ...]]]]:
+    # Written by `_Progress` of the same campaign.
+    out: tuple[Known, dict[str, tuple[tuple[int, int], tuple[str, ...]]]] = pickle.loads(known)  # noqa: S301
+    return out
+
+
+def _run_shard(campaign: Campaign, shard: Shard) -> Part:
+    known, best = _unpickled(shard.known)
     runs: Counter[str] = Counter()
     applied: Counter[str] = Counter()
+    hits: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     found: dict[str, Found] = {}
-    behaviours: set[frozenset[str]] = set()
-    for index in indices:
-        case, names = campaign.case(index)
-        applied.update(names)
+    news: dict[int, News | None] = {}
+    for index, case in enumerate(shard.bases, shard.start):
+        names: tuple[str, ...] = ()
+        if index >= shard.start + shard.unchanged:
+            case, names = campaign.mutated(index, case)
+            applied.update(names)
+        behaviour: frozenset[str] = frozenset()
         for oracle in campaign.oracles:
             if index % oracle.every:
                 continue
             runs[oracle.name] += 1
             judged = sealed(case) if oracle.deliverable else case
-            if oracle.behaviour is not None:
-                with suppress(Exception):  # what the oracle raises is its finding
-                    behaviours.add(oracle.behaviour(judged))
-            for finding in {f.signature: f for f in _ask(oracle, judged)}.values():
-                new = Found(
-                    finding=finding,
-                    case=judged,
-                    oracle=oracle.name,
-                    iteration=index,
-                    mutators=names,
-                    count=1,
-                    kernels=finding.kernels,
+            findings, shown = _ask(oracle, judged)
+            behaviour |= shown
+            for finding in {f.signature: f for f in findings}.values():
+                signature = finding.signature
+                counts[signature] += 1
+                if _is_better(finding, judged, best.get(signature)):
+                    new = Found(
+                        finding=finding,
+                        case=judged,
+                        oracle=oracle.name,
+                        iteration=index,
+                        mutators=names,
+                        count=0,
+                        kernels=finding.kernels,
+                    )
+                    keep(found, new)
+        if behaviour:
+            hits.update(behaviour)
+            number = feedback.signature(behaviour)
+            if number not in news:
+                new_ = known.has_news(behaviour)
+                news[number] = (
+                    News(iteration=index, behaviour=behaviour, case=case, mutators=names) if new_ else None
                 )
-                _keep(found, new)
-    part = CampaignResult(
-        done=len(indices), runs=dict(runs), mutators=dict(applied), found=tuple(found.values())
+    return Part(
+        start=shard.start,
+        stop=shard.start + len(shard.bases),
+        runs=runs,
+        mutators=applied,
+        hits=hits,
+        signatures=tuple(news),
+        news=tuple(each for each in news.values() if each is not None),
+        counts=counts,
+        found=tuple(found.values()),
     )
-    return part, frozenset(behaviours)
 
 
-def _keep(found: dict[str, Found], new: Found) -> None:
+def _is_better(finding: Finding, case: Case, best: tuple[tuple[int, int], tuple[str, ...]] | None) -> bool:
+    """Whether a finding's best case so far, if any, may give way to this one, or its kernels grow."""
+    if best is None or not set(finding.kernels) <= set(best[1]):
+        return True
+    (damaged, size), _ = best
+    return (damaged > 0 or _size(case) < size) and complexity(case) < (damaged, size)
+
+
+def keep(found: dict[str, Found], new: Found) -> None:
     """Add `new`; of two with one signature the simpler case stays, and of equal ones the earlier."""
     signature = new.finding.signature
     if (old := found.get(signature)) is not None:
-        best = min(old, new, key=lambda each: (_complexity(each.case), each.iteration))
+        best = min(old, new, key=lambda each: (complexity(each.case), each.iteration))
         kernels = tuple(sorted({*old.kernels, *new.kernels}))
         new = replace(best, count=old.count + new.count, kernels=kernels)
     found[signature] = new
 
 
-@lru_cache(maxsize=1024)
-def _complexity(case: Case) -> tuple[int, int]:
+def _size(case: Case) -> int:
+    return sum(map(len, case.tables)) + len(case.cmdline)
+
+
+@lru_cache(maxsize=4096)
+def complexity(case: Case) -> tuple[int, int]:
     """Damaged tables, then bytes: a sound table says more about a cause than a shorter damaged one."""
     srats = [table for table in case.tables if table[:4] == b"SRAT"]
     damaged = sum(len(table) < raw.FIXED_SIZE or raw.cut(table).tail != b"" for table in srats)
     damaged += sealed(case) != case
-    return damaged, sum(map(len, case.tables)) + len(case.cmdline)
+    return damaged, _size(case)
 
 
-def _merge(total: CampaignResult, part: CampaignResult, seconds: float) -> CampaignResult:
-    found = {each.finding.signature: each for each in total.found}
-    for each in part.found:
-        _keep(found, each)
-    return CampaignResult(
-        done=total.done + part.done,
-        seconds=seconds,
-        runs=Counter(total.runs) + Counter(part.runs),
-        mutators=Counter(total.mutators) + Counter(part.mutators),
-        found=tuple(found[signature] for signature in sorted(found)),
-    )
+def _minimised(found: Mapping[str, Found], known: Mapping[str, Found], workers: Pool) -> Iterator[Found]:
+    """Every finding with its case made smaller, in signature order; those already `known` as they are."""
+    waiting: deque[Found | Pending] = deque()
+    for signature in sorted(found):
+        waiting.append(known.get(signature) or workers.submit(_minimise, found[signature]))
+        if len(waiting) > 2 * workers.workers:
+            yield _done(waiting.popleft())
+    while waiting:
+        yield _done(waiting.popleft())
+
+
+def _done(minimised: Found | Pending) -> Found:
+    if isinstance(minimised, Found):
+        return minimised
+    found: Found = minimised.result()
+    return found
 
 
 def _minimise(campaign: Campaign, found: Found) -> Found:
@@ -259,7 +492,7 @@ def _minimise(campaign: Campaign, found: Found) -> Found:
     signature = found.finding.signature
 
     def judge(case: Case) -> Finding | None:
-        return next((f for f in _ask(oracle, case) if f.signature == signature), None)
+        return next((f for f in _judgement(oracle, case) if f.signature == signature), None)
 
     def shows(case: Case) -> bool:
         return (sealed(case) == case or not oracle.deliverable) and judge(case) is not None
@@ -267,41 +500,3 @@ def _minimise(campaign: Campaign, found: Found) -> Found:
     case = minimise(found.case, shows, budget=oracle.minimise_budget)
     finding = found.finding if case == found.case else judge(case)
     return found if finding is None else replace(found, case=case, finding=finding, minimised=True)
-
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
-_work: Callable[[Any], Any]
-"""In a worker process: its task, inherited by fork, because oracles need not be picklable."""
-
-
-def _in_order(task: Callable[[_T], _R], items: Sequence[_T], jobs: int) -> Iterator[_R]:
-    """`map(task, items)` on `jobs` processes; abandoned, it stops the workers."""
-    if jobs <= 1:
-        yield from map(task, items)
-        return
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(task,))
-    waiting: deque[Future[_R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(_in_worker, item))
-            if len(waiting) > 2 * jobs:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise ToolError("a fuzzing worker process died: try --jobs 1 to see the reason") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(task: Callable[[Any], Any]) -> None:
-    global _work
-    _work = task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-
-
-def _in_worker(item: Any) -> Any:
-    return _work(item)

@@ -1,0 +1,125 @@
+"""What a campaign has seen, and what it tries next.
+
+A behaviour is a set of named decisions (`checks.behaviour`). A case is news when it shows a decision, or two
+of them together, that no case showed before; then it joins the cases that are mutated. Energy goes to rare
+decisions: the fewer cases showed one, the more often a case that does is mutated again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, reduce
+from hashlib import blake2b
+from itertools import accumulate
+from operator import xor
+from random import Random
+
+from acpitk.machine import Case
+
+_RARE, _ANY = 0.6, 0.85
+"""Shares: up to the first a case of a rare decision, up to the second any that was news, then a base case."""
+
+
+@lru_cache(maxsize=1 << 16)
+def _number(decision: str) -> int:
+    return int.from_bytes(blake2b(decision.encode(), digest_size=8).digest(), "little")
+
+
+def signature(behaviour: Iterable[str]) -> int:
+    """A 64-bit name of a set of decisions, the same in every process: their hashes, XORed."""
+    return reduce(xor, map(_number, behaviour), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The decisions seen, and which were seen together.
+
+    Args:
+        decisions: decision -> its bit.
+        together: for each bit, the decisions that came with it.
+    """
+
+    decisions: dict[str, int] = field(default_factory=dict)
+    together: list[int] = field(default_factory=list)
+
+    def has_news(self, behaviour: Iterable[str]) -> bool:
+        """Whether there is a decision, or two of them together, that is not known."""
+        try:
+            bits = [self.decisions[name] for name in behaviour]
+        except KeyError:
+            return True
+        mask = reduce(int.__or__, map((1).__lshift__, bits), 0)
+        return any(mask & ~self.together[bit] for bit in bits)
+
+    def learn(self, behaviour: Iterable[str]) -> int:
+        """Take in a behaviour; how many pairs of decisions that adds."""
+        bits = []
+        for name in sorted(behaviour):  # bits in an order that depends on the campaign alone
+            bits.append(self.decisions.setdefault(name, len(self.together)))
+            if bits[-1] == len(self.together):
+                self.together.append(0)
+        mask, added = reduce(int.__or__, map((1).__lshift__, bits), 0), 0
+        for bit in bits:
+            unseen = mask & ~self.together[bit]
+            added += unseen.bit_count() - (unseen >> bit & 1)
+            self.together[bit] |= mask
+        return added // 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """A case that showed something for the first time, as far as was known where it ran."""
+
+    iteration: int
+    behaviour: frozenset[str]
+    case: Case
+    mutators: tuple[str, ...]
+
+
+class Feedback:
+    """Everything seen so far, and the cases worth mutating."""
+
+    def __init__(self, bases: Sequence[Case]) -> None:
+        self.known = Known()
+        self.pairs = 0
+        self.signatures: set[int] = set()
+        self.news: list[News] = []
+        self._bases = bases
+        self._hits: Counter[str] = Counter()
+        self._showing: dict[str, list[Case]] = {}
+
+    def learn(self, news: News) -> None:
+        """Take in a case, if it still is news."""
+        if not self.known.has_news(news.behaviour):
+            return
+        self.pairs += self.known.learn(news.behaviour)
+        self.news.append(news)
+        for name in news.behaviour:
+            self._showing.setdefault(name, []).append(news.case)
+
+    def count(self, hits: Mapping[str, int], signatures: Iterable[int]) -> None:
+        """How often each decision came up, and the behaviours there were."""
+        self._hits.update(hits)
+        self.signatures.update(signatures)
+
+    def choose(self, rng: Random, count: int) -> list[Case]:
+        """The cases to mutate next, one for each iteration."""
+        names = list(self.known.decisions)
+        total = list(accumulate(self._hits[name] ** -0.5 for name in names))
+        return [self._pick(rng, names, total) for _ in range(count)]
+
+    def _pick(self, rng: Random, names: Sequence[str], total: Sequence[float]) -> Case:
+        share = rng.random()
+        if not self.news or share >= _ANY:
+            return rng.choice(self._bases)
+        if share >= _RARE:
+            return rng.choice(self.news).case
+        showing = self._showing[names[bisect(total, rng.random() * total[-1], hi=len(names) - 1)]]
+        return min(rng.choice(showing), rng.choice(showing), key=_size)
+
+
+def _size(case: Case) -> int:
+    return sum(map(len, case.tables))

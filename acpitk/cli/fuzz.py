@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -28,109 +31,259 @@ from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_corpus, save
 from acpitk.errors import UsageError
 from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
+from acpitk.fuzz.journal import SqliteJournal, begin
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
-from acpitk.machine import Case
+from acpitk.machine import Case, case_from_json
 from acpitk.qemu.runner import find_qemu
 from acpitk.report.located import Located
 from acpitk.report.text import table
 
+_FREE = frozenset(
+    {"seeds", "sources", "out", "resume", "jobs", "dask", "iterations", "time_limit", "dry_run", "verbose"}
+    | {"output_format", "as_json"}
+)
+"""Options that a campaign may be gone on with under another value; the others make it what it is."""
+_JOURNAL = Path("campaign", "journal.sqlite")
+_ITERATIONS = 5000
+_GENERATION, _BOOTED_GENERATION = 256, 32
+_SHARD, _BOOTED_SHARD = 64, 4
+_SAY_EVERY = 10.0
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(text: str) -> float:
+    """Option type: seconds in `600`, `90s`, `10m`, `1.5h` or `2d`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(text))
+    if match is None or not float(match[1]):
+        raise click.BadParameter(f"{text!r}: use a time like 90s, 10m or 1.5h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """The command line."""
+
+    seeds: tuple[Path, ...]
+    sources: tuple[Path, ...]
+    iterations: int | None
+    time_limit: float | None
+    seed: int
+    kernels: tuple[str, ...]
+    jobs: int
+    dask: str | None
+    iasl_every: int | None
+    boot_every: int | None
+    boot_all: str | None
+    images: tuple[str, ...]
+    generation: int | None
+    out: Path
+    resume: Path | None
+    dry_run: bool
+    verbose: bool
+    select: tuple[str, ...]
+    ignore: tuple[str, ...]
+    output_format: str | None
+    as_json: bool
+
+    @property
+    def booting(self) -> bool:
+        return bool(self.boot_all) or self.boot_every is not None
+
+    def campaign(self) -> dict[str, Any]:
+        """What makes the campaign what it is, as JSON gives it back."""
+        kept = {name: value for name, value in vars(self).items() if name not in _FREE}
+        out: dict[str, Any] = json.loads(json.dumps(kept))
+        return out
+
+    def budget(self) -> dict[str, Any]:
+        """When it ends."""
+        endless = self.iterations is None and self.time_limit is not None
+        iterations = None if endless else self.iterations or _ITERATIONS
+        return {"iterations": iterations, "time_limit": self.time_limit}
+
 
 @click.command("fuzz")
 @click.argument("seeds", nargs=-1, type=PATH, metavar="[FILE]...")
-@click.option("--iterations", type=click.IntRange(1), default=5000, help="How many cases.  [default: 5000]")
+@click.option("--iterations", type=click.IntRange(1), help="How many cases.  [default: 5000, or --time]")
+@click.option(
+    "--time", "--time-limit", "time_limit", type=duration, metavar="TIME", help="Stop after 90s, 10m, 2h ..."
+)
 @click.option("--seed", type=int, default=0, help="Everything random follows from it.  [default: 0]")
 @click.option(
     "--from", "sources", multiple=True, type=PATH, help="Seed: case, directory of cases, or tables."
 )
 @click.option("--kernel", "kernels", multiple=True, default=("v6.1",), help="Rows of the model; may repeat.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, help="Processes.  [default: 1]")
+@click.option(
+    "--dask", metavar="ADDRESS", help="Instead: workers of this dask scheduler, or local:2 for two here."
+)
 @click.option("--iasl-every", type=click.IntRange(1), metavar="K", help="Every K-th case also through iasl.")
 @click.option("--boot-every", type=click.IntRange(1), metavar="K", help="Boot every K-th case.")
 @click.option("--boot", "boot_all", type=click.Choice(["all"]), help="Boot every case.")
 @click.option(
     "--kernel-image", "images", multiple=True, default=("v6.1",), help="What boots.  [default: v6.1]"
 )
+@click.option(
+    "--generation",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Look at what was seen every N cases.  [default: 256, or 32 with --boot all]",
+)
 @click.option("--out", type=PATH, default=Path("findings"), help="Where findings go.  [default: findings]")
-@click.option("--time-limit", type=click.FloatRange(0.1), metavar="SECONDS", help="Stop after this long.")
+@click.option(
+    "--resume", type=PATH, metavar="DIR", help="Go on with the campaign in DIR; it knows its options."
+)
 @click.option("--dry-run", is_flag=True, help="Print the QEMU line of one boot and stop.")
+@click.option("-v", "--verbose", is_flag=True, help="Progress on stderr also where that is no terminal.")
 @selection_options
 @format_options
-def command(
-    seeds: tuple[Path, ...],
-    iterations: int,
-    seed: int,
-    sources: tuple[Path, ...],
-    kernels: tuple[str, ...],
-    jobs: int,
-    iasl_every: int | None,
-    boot_every: int | None,
-    boot_all: str | None,
-    images: tuple[str, ...],
-    out: Path,
-    time_limit: float | None,
-    dry_run: bool,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    output_format: str | None,
-    as_json: bool,
-) -> int:
+@click.pass_context
+def command(context: click.Context, /, **given: Any) -> int:
     """Mutate cases, judge each on the model, and keep one minimised case for every cause found.
 
-    Seeds are the FILEs and --from, else the shipped corpus. Findings are saved as they come up, so an
-    interrupt (exit status 130) loses none. Exit status 1: there are findings of severity error or warning.
-    An oracle that fails (FUZZ-ORACLE-ERROR) is reported whatever is selected.
+    Seeds are the FILEs and --from, else the shipped corpus. Cases that show something new are mutated again.
+    Findings are saved as they come up, so an interrupt (exit status 130) or a crash loses none: the same
+    command again, or --resume, goes on where it stopped. Exit status 1: there are findings of severity error
+    or warning. An oracle that fails (FUZZ-ORACLE-ERROR) is reported whatever is selected.
 
     \b
     Examples:
       acpitk fuzz --iterations 5000 --seed 1
       acpitk fuzz --from srat.bin --kernel v6.1 --jobs 2 --iasl-every 50 --out findings
-      acpitk fuzz --boot-every 20 --kernel-image v6.1 --time-limit 600 --json
+      acpitk fuzz --boot-every 20 --kernel-image v6.1 --time 10m --json
+      acpitk fuzz --resume findings --time 20m
       acpitk fuzz --select POL- --ignore POL-MEMORYLESS --format junit
     """
-    format_, selection = chosen_format(output_format, as_json), parse_selection(select, ignore)
-    rows = tuple(name for text in kernels for name in text.split(","))
-    if unknown := [name for name in rows if name not in POLICIES]:
-        raise UsageError(f"--kernel: no row is called {unknown[0]!r}; known: {', '.join(POLICIES)}")
-    booting = bool(boot_all) or boot_every is not None
-    if dry_run:
-        if not booting:
+    options = _Options(**given)
+    if options.resume is not None:
+        options = _stored_options(options, context, options.resume)
+    format_ = chosen_format(options.output_format, options.as_json)
+    oracles = _oracles(options)
+    if options.dry_run:
+        if not options.booting:
             raise UsageError("--dry-run shows how a case boots: add --boot all or --boot-every")
-        print(example_line(_seed_cases((*sources, *seeds)), find_image(images[0])))
+        paths = (*options.sources, *options.seeds)
+        print(example_line(_seed_cases(paths), find_image(options.images[0])))
         return 0
-    oracles = [model_oracle(rows)]
-    if iasl_every is not None:
-        oracles.append(iasl_oracle(find_iasl(), every=iasl_every))
-    if booting:
-        oracles += _boot_oracles(images, 1 if boot_all else boot_every or 1)
-    campaign = Campaign(
-        seed=seed,
-        iterations=iterations,
-        oracles=tuple(_selecting(oracle, selection) for oracle in oracles),
-        seeds=tuple(_seed_cases((*sources, *seeds))),
-        max_seconds=time_limit,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    store, timeline = _Store(out, seed), Timeline()
-    result = CampaignResult()
-    with _interrupts() as interrupted, _progress(iterations) as show:
-        for result in campaign.run(jobs=jobs):
-            store.update(result.found)
-            timeline.add(result)
-            show(result)
-            if interrupted():
-                break
-    save_summary(out, result, timeline, seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with _journal(options) as journal:
+        campaign = _campaign(options, journal, oracles)
+        store, timeline = _Store(options.out, options.seed, resumed=journal.done > 0), Timeline()
+        result = CampaignResult()
+        running = campaign.run(jobs=options.jobs, cluster=options.dask, journal=journal)
+        with _interrupts() as interrupted, _progress(campaign, options) as show, closing(running):
+            for result in running:
+                timeline.add(result)
+                show(result)
+                if not result.recalled:
+                    store.update(result.found)
+                if interrupted():
+                    break
+        journal.finished = not interrupted()
+    save_summary(options.out, result, timeline, options.seed)
     if format_ == "json":
-        emit_json(_document(result, store, seed))
+        emit_json(_document(result, store, options.seed))
     elif format_ == "text":
-        _report(result, store, seed)
+        _report(result, store, options.seed)
     else:
         located = [Located(finding=each.finding, path=str(store.path(each))) for each in result.found]
-        emit_located(format_, located, suite=f"acpitk fuzz --seed {seed}", examined=[])
+        emit_located(format_, located, suite=f"acpitk fuzz --seed {options.seed}", examined=[])
     if interrupted():
         raise KeyboardInterrupt
     return int(any(found.finding.severity is not Severity.NOTE for found in result.found))
+
+
+def _stored_options(options: _Options, context: click.Context, place: Path) -> _Options:
+    """The options of the campaign that is gone on with; what was given must not contradict them."""
+    commandline = click.core.ParameterSource.COMMANDLINE
+    given = {name for name in context.params if context.get_parameter_source(name) is commandline}
+    if given & {"seeds", "sources", "out"}:
+        raise UsageError(f"--resume: the campaign knows its seeds and that it is in {place}: leave them out")
+    with closing(SqliteJournal(place / _JOURNAL)) as journal:
+        stored: dict[str, Any] = journal.started_with["options"]
+        budget: dict[str, Any] = journal.started_with["budget"]
+    asked = {name: value for name, value in options.campaign().items() if name in given}
+    if name := _differing(stored, asked):
+        known_as = stored.get(name)
+        raise UsageError(f"--resume: the campaign in {place} has {name} {known_as}, not {asked[name]}")
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    if not given & {"iterations", "time_limit"}:
+        known |= budget
+    return replace(options, out=place, **known)
+
+
+def _differing(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+    return next((name for name, value in asked.items() if stored.get(name) != value), None)
+
+
+@contextmanager
+def _journal(options: _Options) -> Iterator[SqliteJournal]:
+    """The journal to go on with, or a new one in place of that of a finished campaign."""
+    path = options.out / _JOURNAL
+    started_with: dict[str, Any] = {"options": options.campaign(), "budget": options.budget()}
+    if options.resume is None:
+        cases = _seed_cases((*options.sources, *options.seeds))
+        started_with["seeds"] = [case.to_json() for case in cases]
+        if not _goes_on(path, started_with):
+            path.parent.mkdir(exist_ok=True)
+            begin(path, started_with)
+    with closing(SqliteJournal(path)) as journal:
+        if journal.done:
+            note(f"going on with the campaign in {options.out} after {journal.done} cases")
+        yield journal
+
+
+def _goes_on(path: Path, started_with: Mapping[str, Any]) -> bool:
+    """Whether a campaign started like this was interrupted there.
+
+    Raises:
+        UsageError: another one was.
+    """
+    if not path.exists():
+        return False
+    with closing(SqliteJournal(path)) as journal:
+        if journal.finished or not journal.done:
+            return False
+        before = journal.started_with
+    differing = _differing(before["options"], started_with["options"]) or _differing(before, started_with)
+    if differing not in (None, "budget"):
+        raise UsageError(
+            f"{path.parent.parent}: holds a campaign with other {differing} that was interrupted: "
+            "go on with it by --resume, or choose another --out"
+        )
+    return True
+
+
+def _campaign(options: _Options, journal: SqliteJournal, oracles: Iterable[Oracle]) -> Campaign:
+    seeds = journal.started_with["seeds"]
+    budget = options.budget()
+    return Campaign(
+        seed=options.seed,
+        iterations=budget["iterations"],
+        oracles=tuple(oracles),
+        seeds=tuple(case_from_json(case, source=f"{options.out}: seed {i}") for i, case in enumerate(seeds)),
+        generation=options.generation or (_BOOTED_GENERATION if options.boot_all else _GENERATION),
+        max_seconds=budget["time_limit"],
+        shard=_BOOTED_SHARD if options.boot_all else _SHARD,
+    )
+
+
+def _oracles(options: _Options) -> list[Oracle]:
+    selection = parse_selection(options.select, options.ignore)
+    rows = tuple(name for text in options.kernels for name in text.split(","))
+    if unknown := [name for name in rows if name not in POLICIES]:
+        raise UsageError(f"--kernel: no row is called {unknown[0]!r}; known: {', '.join(POLICIES)}")
+    if options.dry_run:
+        return []
+    oracles = [model_oracle(rows)]
+    if options.iasl_every is not None:
+        oracles.append(iasl_oracle(find_iasl(), every=options.iasl_every))
+    if options.booting:
+        oracles += _boot_oracles(options.images, 1 if options.boot_all else options.boot_every or 1)
+    return [_selecting(oracle, selection) for oracle in oracles]
 
 
 def _selecting(oracle: Oracle, selection: Selection) -> Oracle:
@@ -178,8 +331,8 @@ def _guest_with(path: Path) -> Case:
 class _Store:
     """The files of one campaign's findings: one for each signature, rewritten when its case gets smaller."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
-        self._directory, self._seed = directory, seed
+    def __init__(self, directory: Path, seed: int, *, resumed: bool) -> None:
+        self._directory, self._seed, self._resumed = directory, seed, resumed
         self._saved: dict[str, tuple[Found, Path]] = {}
 
     def update(self, found: Iterable[Found]) -> None:
@@ -194,6 +347,10 @@ class _Store:
             self._saved[signature] = (each, path)
             if before is not None and before[1] != path:
                 before[1].unlink(missing_ok=True)
+            elif before is None and self._resumed:  # what was saved before the interruption
+                for other in self._directory.glob(f"{path.stem[:-12]}*.json"):
+                    if other != path:
+                        other.unlink()
 
     def path(self, found: Found) -> Path:
         """Where `found` was saved."""
@@ -235,27 +392,43 @@ def _interrupts() -> Iterator[Any]:
 
 
 @contextmanager
-def _progress(iterations: int) -> Iterator[Any]:
-    """A progress line on stderr where that is a terminal."""
+def _progress(campaign: Campaign, options: _Options) -> Iterator[Callable[[CampaignResult], None]]:
+    """A progress line on stderr where that is a terminal; a line now and then where it is not, if wanted."""
+    terminal = sys.stderr.isatty()
     bar = Progress(
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} cases, {task.fields[rate]:.0f} it/s, {task.fields[more]}"),
+        TextColumn("{task.description}"),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not terminal,
     )
+    by_time = campaign.iterations is None
+    said = time.monotonic()
     with bar:
-        line = bar.add_task("", total=iterations, rate=0.0, more="")
+        line = bar.add_task("", total=campaign.max_seconds if by_time else campaign.iterations)
 
         def show(result: CampaignResult) -> None:
-            minimised = sum(found.minimised for found in result.found)
-            more = f"{len(result.found)} findings, {result.behaviours} behaviours" + (
-                f", {minimised} minimised" if minimised else ""
-            )
-            rate = result.done / result.seconds if result.seconds else 0.0
-            bar.update(line, completed=result.done, rate=rate, more=more)
+            nonlocal said
+            if terminal:
+                done = result.seconds if by_time else result.done
+                bar.update(line, completed=done, description=_state(result, campaign))
+            elif options.verbose and time.monotonic() - said >= _SAY_EVERY:
+                said = time.monotonic()
+                note(_state(result, campaign))
 
         yield show
+
+
+def _state(result: CampaignResult, campaign: Campaign) -> str:
+    per_second = 1 / result.seconds if result.seconds else 0.0
+    of = "" if campaign.iterations is None else f"/{campaign.iterations}"
+    parts = [f"{result.done}{of} cases", f"{result.done * per_second:.0f} it/s"]
+    if boots := _boots(result):
+        parts.append(f"{boots * per_second:.1f} boots/s")
+    parts += [f"{len(result.found)} findings", f"{result.behaviours} behaviours"]
+    if minimised := sum(found.minimised for found in result.found):
+        parts.append(f"{minimised} minimised")
+    return ", ".join(parts)
 
 
 def _boots(result: CampaignResult) -> int:
@@ -270,6 +443,8 @@ def _document(result: CampaignResult, store: _Store, seed: int) -> dict[str, Any
         "seconds": round(result.seconds, 3),
         "boots": _boots(result),
         "behaviours": result.behaviours,
+        "decisions": result.decisions,
+        "pairs": result.pairs,
         "findings": [
             found.finding.to_json()
             | {

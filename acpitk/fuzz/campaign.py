@@ -13,7 +13,7 @@ import pickle
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -90,6 +90,7 @@ class CampaignResult:
         behaviours: how many different ones there were.
         decisions: how many different decisions these were made of.
         pairs: how many pairs of decisions came up together.
+        recalled: this was done in an earlier run and comes from the journal.
     """
 
     done: int = 0
@@ -100,6 +101,7 @@ class CampaignResult:
     behaviours: int = 0
     decisions: int = 0
     pairs: int = 0
+    recalled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,7 @@ class Campaign:
 
     def run(
         self, *, jobs: int = 1, cluster: str | None = None, journal: Journal | None = None
-    ) -> Iterator[CampaignResult]:
+    ) -> Generator[CampaignResult, None, None]:
         """Run, yielding the result so far every few iterations; the last one is complete and minimised.
 
         Whoever stops listening early has lost at most the last few iterations. Apart from `seconds`, the
@@ -164,15 +166,13 @@ class Campaign:
         if journal is not None:
             for part in journal.parts():
                 progress.add(part)
-            yield progress.result()
+                yield replace(progress.result(), seconds=part.seconds, recalled=True)
         with pool(replace(self, seeds=(), pool=0), jobs=jobs, cluster=cluster) as workers:
             for part in self._parts(progress, workers):
                 progress.add(part)
                 if journal is not None:
                     journal.append(replace(part, seconds=progress.seconds))
                 yield progress.result()
-                if self.max_seconds is not None and progress.seconds >= self.max_seconds:
-                    break
             known = {} if journal is None else journal.minimised()
             for smaller in _minimised(progress.found, known, workers):
                 progress.found[smaller.finding.signature] = smaller
@@ -189,7 +189,7 @@ class Campaign:
             while len(waiting) <= 2 * workers.workers and (shard := progress.shard(at)) is not None:
                 waiting.append(workers.submit(_run_shard, shard))
                 at += len(shard.bases)
-            if not waiting:
+            if not waiting or (self.max_seconds is not None and progress.seconds >= self.max_seconds):
                 return
             yield waiting.popleft().result()
 

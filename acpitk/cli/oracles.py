@@ -51,7 +51,7 @@ def iasl_oracle(iasl: Iasl, *, every: int = 1) -> Oracle:
 
 
 def boot_oracle(
-    image: KernelImage, row: str, *, every: int = 1, timeout: float = 60, console: Path | None = None
+    image: KernelImage, row: str, *, every: int = 1, timeout: float = 20, console: Path | None = None
 ) -> Oracle:
     """Whether a real kernel lives, and does what row `row` of the model says; its console goes to `console`.
 
@@ -125,7 +125,7 @@ def _check_boot(
         write_file(console, result.console.encode())
     reports = crashes(result.console, ended=result.ended.value)
     return [
-        *crash_findings(reports, kernel=row, foreseen=foreseen),
+        *crash_findings(reports, kernel=row, foreseen=foreseen, slow=_slow(prediction)),
         *differences(compare(prediction.outcome, result.to(Marker.ZONES).outcome())),
     ]
 
@@ -136,6 +136,12 @@ def _foreseen(case: Case, prediction: Prediction) -> str | None:
         return prediction.outcome.panic
     short = (found for found in check(case, prediction) if found.id == "POL-KERNEL-MEMORY")
     return next((f"{RULES[found.id].title}: {found.actual}" for found in short), None)
+
+
+def _slow(prediction: Prediction) -> str:
+    """The function that the model expects to take minutes, if any."""
+    said = (text for text in prediction.outcome.messages if "localities to go through" in text)
+    return next((text.partition(":")[0] for text in said), "")
 
 
 def _forecast(image: KernelImage, row: str, case: Case) -> str | None:

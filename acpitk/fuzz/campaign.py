@@ -165,8 +165,6 @@ class Campaign:
         yield replace(total, found=found, seconds=time.monotonic() - started)
 
 
-_GUIDED = 2000
-"""How often a guide may be asked to make one case smaller."""
 _ROUNDS = (1, 1, 1, 2, 2, 3, 4, 6)
 """How many mutations in a row, by chance."""
 
@@ -268,25 +266,9 @@ def _minimise(campaign: Campaign, found: Found) -> Found:
     def shows(case: Case) -> bool:
         return (sealed(case) == case or not oracle.deliverable) and judge(case) is not None
 
-    start = found.case
-    if oracle.guide is not None:
-        start = _guided(start, oracle.guide, deliverable=oracle.deliverable)
-        start = start if start == found.case or shows(start) else found.case
-    case = minimise(start, shows, budget=oracle.minimise_budget)
+    case = minimise(found.case, shows, budget=oracle.minimise_budget, guide=oracle.guide)
     finding = found.finding if case == found.case else judge(case)
     return found if finding is None else replace(found, case=case, finding=finding, minimised=True)
-
-
-def _guided(case: Case, guide: Callable[[Case], str | None], *, deliverable: bool) -> Case:
-    """The smallest case found with the same forecast; `case` itself where there is none."""
-    forecast = guide(case)
-    if forecast is None:
-        return case
-
-    def alike(candidate: Case) -> bool:
-        return (sealed(candidate) == candidate or not deliverable) and guide(candidate) == forecast
-
-    return minimise(case, alike, budget=_GUIDED)
 
 
 _T = TypeVar("_T")

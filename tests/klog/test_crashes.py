@@ -102,6 +102,8 @@ def test_what_prints_nothing_is_named_by_what_it_printed_last() -> None:
     hang = death(log, ended="timeout")
     assert hang is not None
     assert (hang.kind, hang.cause) == (CrashKind.HANG, "after: memblock_reserve: numa_set_distance")
+    (found,) = crash_findings([hang], kernel="v7.3", foreseen=None, slow="acpi_numa_slit_init")
+    assert found.signature == "BOOT-HANG:in acpi_numa_slit_init"
     reset = death(log, ended="exited")
     assert reset is not None
     assert reset.kind is CrashKind.RESET

@@ -1,7 +1,8 @@
 """The catalogue of everything a check can say. Append only: an ID is never removed, renamed or reused.
 
 `SRAT-*`, `SLIT-*` and `TABLE-*` judge one table, `MAP-*` tables against the machine's memory map, `POL-*`
-what Linux makes of a case, `DIFF-*` two outcomes that should agree, `FUZZ-*` the fuzzing itself.
+what Linux makes of a case, `DIFF-*` two outcomes that should agree, `BOOT-*` how a real kernel fared,
+`FUZZ-*` the fuzzing itself.
 """
 
 from __future__ import annotations
@@ -787,6 +788,54 @@ _IASL_RULES = (
     _iasl("CRASHED", WARNING, "iasl crashes"),
 )
 
+
+def _boot(name: str, severity: Severity, title: str, explanation: str) -> Rule:
+    return Rule(
+        f"BOOT-{name}",
+        severity,
+        title,
+        explanation,
+        "Export the finding (acpitk replay FINDING --export DIR) and report it; meanwhile correct the table.",
+        "the call trace on the console",
+    )
+
+
+_BOOT_RULES = (
+    _boot(
+        "PANIC",
+        ERROR,
+        "a real kernel panics",
+        "A booted kernel gave up with a panic of its own wording. The signature is that message without "
+        "numbers.",
+    ),
+    _boot(
+        "OOPS",
+        ERROR,
+        "a real kernel faults",
+        "A booted kernel took an exception in its own code and died. The signature is the kind of exception "
+        "and the function at the top of the call trace that is not a helper.",
+    ),
+    _boot(
+        "WARN",
+        WARNING,
+        "a real kernel warns",
+        "A booted kernel printed a WARNING with a call trace and lived. The signature is the function.",
+    ),
+    _boot(
+        "HANG",
+        ERROR,
+        "a real kernel hangs",
+        "A booted kernel printed nothing more until time ran out. The signature is its last message.",
+    ),
+    _boot(
+        "RESET",
+        ERROR,
+        "a real kernel resets the machine",
+        "The guest ended without a panic message: a triple fault, or a reboot. The signature is the last "
+        "message.",
+    ),
+)
+
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         rule.id: rule
@@ -799,6 +848,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             _DIFFERENCE_RULES,
             _FUZZ_RULES,
             _IASL_RULES,
+            _BOOT_RULES,
         )
         for rule in rules
     }

@@ -9,11 +9,14 @@ from itertools import combinations
 from pathlib import Path
 
 from acpitk.checks.behaviour import behaviour
-from acpitk.checks.differential import compare
+from acpitk.checks.catalogue import RULES
+from acpitk.checks.crash import crash_findings
+from acpitk.checks.differential import compare, message_class
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.invariants import check
 from acpitk.cli.output import write_file
+from acpitk.crashes import crashes
 from acpitk.errors import DecodeError, UsageError
 from acpitk.fuzz.campaign import Oracle
 from acpitk.iasl import Iasl
@@ -24,7 +27,7 @@ from acpitk.kernel.prediction import Prediction
 from acpitk.machine import Q35, Case
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
 from acpitk.qemu.image import KernelImage
-from acpitk.qemu.runner import PROGRAM, boot
+from acpitk.qemu.runner import PROGRAM, Marker, boot
 
 MODEL, IASL, BOOT = "model", "iasl", "boot"
 
@@ -48,15 +51,19 @@ def iasl_oracle(iasl: Iasl, *, every: int = 1) -> Oracle:
 
 
 def boot_oracle(
-    image: KernelImage, row: str, *, every: int = 1, timeout: float = 60, console: Path | None = None
+    image: KernelImage, row: str, *, every: int = 1, timeout: float = 20, console: Path | None = None
 ) -> Oracle:
-    """Whether a real kernel does what row `row` of the model says; its console goes to `console`."""
+    """Whether a real kernel lives, and does what row `row` of the model says; its console goes to `console`.
+
+    Where the model says that too little memory is left, the kernel boots on until it looks for a disk.
+    """
     return Oracle(
         name=f"{BOOT} {row}",
         check=partial(_check_boot, image, row, timeout, console),
         every=every,
         deliverable=True,
         minimise_budget=_BOOT_MINIMISE,
+        guide=partial(_forecast, image, row),
     )
 
 
@@ -115,7 +122,34 @@ def _check_iasl(iasl: Iasl, case: Case) -> Iterable[Finding]:
 def _check_boot(
     image: KernelImage, row: str, timeout: float, console: Path | None, case: Case
 ) -> list[Finding]:
-    result = boot(case, image, timeout=timeout)
+    prediction = predict_image(case, image, POLICIES[row])
+    foreseen = _foreseen(case, prediction)
+    short = foreseen is not None and prediction.outcome.panic is None
+    result = boot(case, image, timeout=timeout, marker=Marker.ROOT if short else Marker.ZONES)
     if console is not None:
         write_file(console, result.console.encode())
-    return differences(compare(predict_image(case, image, POLICIES[row]).outcome, result.outcome()))
+    reports = crashes(result.console, ended=result.ended.value)
+    return [
+        *crash_findings(reports, kernel=row, foreseen=foreseen, slow=_slow(prediction)),
+        *differences(compare(prediction.outcome, result.to(Marker.ZONES).outcome())),
+    ]
+
+
+def _foreseen(case: Case, prediction: Prediction) -> str | None:
+    """The death that the model foresees; of too little memory it is only a likely one."""
+    if prediction.outcome.panic is not None:
+        return prediction.outcome.panic
+    short = (found for found in check(case, prediction) if found.id == "POL-KERNEL-MEMORY")
+    return next((f"{RULES[found.id].title}: {found.actual}" for found in short), None)
+
+
+def _slow(prediction: Prediction) -> str:
+    """The function that the model expects to take minutes, if any."""
+    said = (text for text in prediction.outcome.messages if "localities to go through" in text)
+    return next((text.partition(":")[0] for text in said), "")
+
+
+def _forecast(image: KernelImage, row: str, case: Case) -> str | None:
+    """The class of the death that the model foresees: cases of one class tend to die in one place."""
+    foreseen = _foreseen(case, predict_image(case, image, POLICIES[row]))
+    return foreseen and message_class(foreseen)

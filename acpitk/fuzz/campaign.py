@@ -42,6 +42,8 @@ class Oracle:
         minimise_budget: how often it is asked to make one of its cases smaller; 0 leaves cases as found.
         behaviour: names the decisions that a case led to, see `checks.behaviour`; asked right after `check`,
             unless that raised. None names nothing.
+        guide: a cheap forecast of what the judge says. Cases of one forecast are tried first when a case is
+            made smaller, without asking the judge; None forecasts nothing.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Oracle:
     deliverable: bool = False
     minimise_budget: int = 400
     behaviour: Callable[[Case], frozenset[str]] | None = None
+    guide: Callable[[Case], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -497,6 +500,6 @@ def _minimise(campaign: Campaign, found: Found) -> Found:
     def shows(case: Case) -> bool:
         return (sealed(case) == case or not oracle.deliverable) and judge(case) is not None
 
-    case = minimise(found.case, shows, budget=oracle.minimise_budget)
+    case = minimise(found.case, shows, budget=oracle.minimise_budget, guide=oracle.guide)
     finding = found.finding if case == found.case else judge(case)
     return found if finding is None else replace(found, case=case, finding=finding, minimised=True)

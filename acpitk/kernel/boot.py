@@ -196,8 +196,10 @@ class _Boot:
         if policy.memory_map_after_zones:
             sparse.populate(self.mb, list(nodes), policy, build)
         online = {node.nid for node in nodes}
-        if lost or any(nid not in online for _, _, nid in numa.page_ranges(self.mb.memory)):
-            raise srat.KernelPanicError("BUG: kernel NULL pointer dereference")
+        if lost:
+            raise srat.KernelPanicError(f"{srat.NULL_POINTER} in subsection_map_init")
+        if any(nid not in online for _, _, nid in numa.page_ranges(self.mb.memory)):
+            raise srat.KernelPanicError(f"{srat.NULL_POINTER} in memmap_init")
         boot_cpu = self.numa.cpu_nodes.get(0, -1)
         sparse.percpu(self.mb, boot_cpu if boot_cpu in online else min(online))
         self.facts["zones"] = layout.zones

@@ -34,6 +34,9 @@ _SLIT_ENDLESS = 1 << 31
 """Localities from which acpi_numa_slit_init()'s int counters overflow before they reach the count."""
 
 
+NULL_POINTER = "BUG: kernel NULL pointer dereference"
+
+
 class KernelPanicError(Exception):
     """The modelled kernel dies here."""
 
@@ -319,7 +322,7 @@ def _slit_entry(data: bytes, preceding: bytes, index: int) -> int:
     address = _FIXMAP + at & _MASK64
     if _CANONICAL_HALF <= address < (1 << 64) - _CANONICAL_HALF:
         raise KernelPanicError("PANIC: early exception 0x0d")
-    raise KernelPanicError("BUG: unable to handle page fault")
+    raise KernelPanicError("BUG: unable to handle page fault in acpi_numa_slit_init")
 
 
 def _slit_valid(data: bytes, side: int) -> bool:

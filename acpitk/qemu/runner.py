@@ -22,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 
 from acpitk import klog
@@ -51,6 +52,8 @@ class Marker(StrEnum):
     """Zones are set up; memblock is still the allocator."""
     MEMORY = "Memory: "
     """Memory was handed to the page allocator; a machine with too little of it panics before or here."""
+    ROOT = "VFS: Cannot open root device"
+    """All of the kernel's own set-up is done, and a guest without a disk has nothing else to do."""
 
 
 class BootEnd(StrEnum):
@@ -82,6 +85,13 @@ class BootResult:
     argv: tuple[str, ...]
     kernel: str
     memory: GuestMemory
+
+    def to(self, marker: Marker) -> BootResult:
+        """The boot as it would have been up to an earlier `marker`; itself where that was not reached."""
+        found = _reached(marker).search(self.console.encode())
+        if found is None:
+            return self
+        return replace(self, console=self.console.encode()[: found.end()].decode(), ended=BootEnd.MARKER)
 
     def outcome(self) -> Outcome:
         """The console and the guest's memory as an `Outcome`."""
@@ -205,7 +215,7 @@ def _run(
     argv: list[str], fds: list[int], *, marker: Marker, timeout: float, stop: threading.Event
 ) -> tuple[str, BootEnd]:
     """Run QEMU until the marker or another end; its whole process group is gone when this returns."""
-    reached = re.compile(rb"^(?:\[[^]\n]*\] )?%b[^\n]*\n" % marker.value.encode(), re.MULTILINE)
+    reached = _reached(marker)
     output, deadline = bytearray(), time.monotonic() + timeout
     with tempfile.TemporaryFile() as errors, _pipe() as (reader, writer):
         try:
@@ -250,6 +260,11 @@ def _run(
             f"{argv[0]} ended with status {status} before the guest printed anything: {complaint}"
         )
     return output.decode(errors="replace").replace("\r\n", "\n"), ended
+
+
+@lru_cache
+def _reached(marker: Marker) -> re.Pattern[bytes]:
+    return re.compile(rb"^(?:\[[^]\n]*\] )?%b[^\n]*\n" % marker.value.encode(), re.MULTILINE)
 
 
 @contextlib.contextmanager

@@ -169,6 +169,7 @@ _PLACES: Mapping[str, Mapping[str, str]] = {
 
 _PANICS = (
     ("alloc_low_pages", "low pages", "no memory for the page tables of the direct map"),
+    ("subsection_map_init", "sections", "sections are left without a usage map for want of memory"),
     ("NULL pointer", "memory map pages", "a page of RAM without a node reaches the set-up of the memory map"),
     (" data", "node data", "no memory for a node's descriptor"),
     ("early exception", "distances", "the locality count leads far past the mapped SLIT"),

@@ -15,6 +15,7 @@ _GROUPS = {
     "MAP-": "Tables against the memory map",
     "POL-": "What Linux makes of a case",
     "DIFF-": "Two outcomes that should agree",
+    "BOOT-": "What a real kernel made of the boot",
     "FUZZ-": "The fuzzing itself",
     "IASL-": "iasl as a second reader",
 }

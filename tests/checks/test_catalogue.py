@@ -13,7 +13,7 @@ from acpitk.checks.catalogue import RULES, finding
 from acpitk.checks.finding import Severity
 from acpitk.iasl import Verdict
 
-_ID = re.compile(r"(?:TABLE|SRAT|SLIT|MAP|POL|DIFF|FUZZ|IASL)-[A-Z0-9-]+")
+_ID = re.compile(r"(?:TABLE|SRAT|SLIT|MAP|POL|DIFF|BOOT|FUZZ|IASL)-[A-Z0-9-]+")
 _PACKAGE = Path(acpitk.__file__).parent
 
 

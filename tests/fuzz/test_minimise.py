@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acpitk.errors import DecodeError
 from acpitk.fuzz import raw
 from acpitk.fuzz.minimise import minimise
 from acpitk.fuzz.mutators import mutate
 from acpitk.fuzz.strategies import cases
 from acpitk.machine import Q35, Case
 from acpitk.ranges import GIB, MIB
-from acpitk.tables.slit import build_slit, encode_slit
+from acpitk.tables.header import seal
+from acpitk.tables.slit import build_slit, decode_slit, encode_slit
 from acpitk.tables.srat import (
     MemoryAffinity,
     MemoryFlags,
@@ -91,7 +94,7 @@ def test_the_predicate_holds_the_budget_is_kept_and_no_case_is_asked_twice(
 
 def test_nothing_left_to_hold_leaves_nothing() -> None:
     small = minimise(BUSY, lambda case: True, budget=1000)
-    assert small == Case(machine=Q35(512 * MIB))
+    assert small == Case(machine=Q35(256 * MIB))
 
 
 def test_one_hot_entry_is_all_that_is_left() -> None:
@@ -126,3 +129,62 @@ def test_the_command_line_keeps_the_word_that_matters(words: str) -> None:
 
 def test_no_budget_changes_nothing() -> None:
     assert minimise(BUSY, lambda case: True, budget=0) == BUSY
+
+
+def test_a_guide_spares_the_costly_judge_most_questions() -> None:
+    asked = {True: 0, False: 0}
+
+    def judge(guided: bool) -> Predicate:
+        def shows(case: Case) -> bool:
+            asked[guided] += 1
+            return hot_bytes(case) >= 5 * GIB
+
+        return shows
+
+    plain = minimise(BUSY, judge(False), budget=2000)
+    guided = minimise(BUSY, judge(True), budget=2000, guide=lambda case: hot_bytes(case) >= 5 * GIB)
+    assert guided == plain
+    assert asked[True] < asked[False]
+
+
+def test_a_guide_that_misleads_costs_one_question_and_no_case() -> None:
+    wrong = minimise(BUSY, lambda case: hot_bytes(case) > 0, budget=500, guide=lambda case: "anything")
+    assert hot_bytes(wrong) > 0
+    assert wrong == minimise(BUSY, lambda case: hot_bytes(case) > 0, budget=500)
+    assert wrong == minimise(BUSY, lambda case: hot_bytes(case) > 0, budget=500, guide=lambda case: None)
+
+
+def test_a_slit_is_left_with_what_matters() -> None:
+    rows = [[10 if i == j else 15 + i + 2 * j for j in range(6)] for i in range(6)]
+    table = encode_slit(build_slit(rows))
+    huge = seal(table[:36] + (0x0000_0002_0000_0005).to_bytes(8, "little") + table[44:] + b"tail")
+    case = replace(BUSY, tables=(BUSY.tables[0], huge))
+
+    def overflows(case: Case) -> bool:
+        slit = case.table(b"SLIT") or bytes(44)
+        return int.from_bytes(slit[36:44], "little") >= 1 << 32
+
+    small = minimise(case, overflows, budget=2000)
+    (slit,) = small.tables
+    assert int.from_bytes(slit[36:44], "little") == 1 << 33
+    assert len(slit) <= 45
+
+    def asymmetric(case: Case) -> bool:
+        try:
+            slit = decode_slit(case.table(b"SLIT") or b"")
+        except DecodeError:
+            return False
+        return slit.localities > 1 and slit.distance(0, 1) != slit.distance(1, 0)
+
+    small = minimise(replace(case, tables=(BUSY.tables[0], table)), asymmetric, budget=2000)
+    slit_ = decode_slit(small.tables[0])
+    assert slit_.localities <= 6
+    size = range(slit_.localities)
+    assert sum(slit_.distance(i, j) not in (10, 20) for i in size for j in size) == 1
+
+
+def test_what_a_header_says_of_its_maker_goes() -> None:
+    srat = BUSY.tables[0]
+    odd = seal(srat[:10] + b"XXXXXXYYYYYYYY" + srat[24:])
+    small = minimise(replace(BUSY, tables=(odd,)), lambda case: case.table(b"SRAT") is not None, budget=500)
+    assert small.tables[0] == encode_srat(build_srat(()))

@@ -354,7 +354,7 @@ def test_numa_noacpi_walks_the_srat_and_takes_nothing() -> None:
     ("entries", "count", "panic"),
     [
         ((C, mem(0, 0, GIB)), 1 << 32, None),
-        ((C, N0, N1), 1 << 32, "BUG: unable to handle page fault"),
+        ((C, N0, N1), 1 << 32, "BUG: unable to handle page fault in acpi_numa_slit_init"),
         ((C, N0, N1), 1 << 62, "PANIC: early exception 0x0d"),
         ((C, N0, N1), (1 << 64) - 1, None),
     ],
@@ -370,7 +370,7 @@ def test_node_data_in_memory_without_a_node(kernel: str, missing: int, owner: in
     assert [n.on_nid for n in predict(case, POLICIES[kernel]).outcome.node_data or ()] == [0, owner]
 
 
-_NULL = "BUG: kernel NULL pointer dereference"
+_NULL = "BUG: kernel NULL pointer dereference in subsection_map_init"
 
 
 @pytest.mark.parametrize(

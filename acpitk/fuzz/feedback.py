@@ -20,7 +20,7 @@ from random import Random
 from acpitk.machine import Case
 
 _BIT = (1).__lshift__
-_RARE, _ANY = 0.6, 0.85
+_RARE, _ANY = 0.8, 0.95
 """Shares: up to the first a case of a rare decision, up to the second any that was news, then a base case."""
 
 
@@ -82,7 +82,11 @@ class News:
 
 
 class Feedback:
-    """Everything seen so far, and the cases worth mutating."""
+    """Everything seen so far, and the cases worth mutating.
+
+    Args:
+        bases: the cases there are before any was tried; at least one, if there is to be a choice.
+    """
 
     def __init__(self, bases: Sequence[Case]) -> None:
         self.known = Known()

@@ -47,7 +47,7 @@ _FREE = frozenset(
 _JOURNAL = Path("campaign", "journal.sqlite")
 _ITERATIONS = 5000
 _GENERATION, _BOOTED_GENERATION = 256, 32
-_SHARD, _BOOTED_SHARD = 64, 4
+_SHARD, _BOOTED_SHARD = 256, 4
 _SAY_EVERY = 10.0
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 

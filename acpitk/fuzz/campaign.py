@@ -1,7 +1,7 @@
 """A fuzzing campaign: cases in, deduplicated findings out, and what is seen on the way decides what is tried.
 
 A campaign goes in generations of a fixed number of iterations. The first iterations are the seed cases
-unchanged; every later one mutates a case that its generation chose, with `Random(f"{seed}:{index}")`.
+unchanged; every later one mutates a case that its generation chose, with a generator of its own.
 Generation `g` chooses by what generations up to `g - 2` showed, so that `g` can run while `g - 1` is judged,
 and its cases depend on the campaign alone: not on how many processes or machines share the work, nor on where
 it was interrupted.
@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -120,8 +121,8 @@ class Campaign:
         guided: cases that were news are mutated again; otherwise only the base cases are.
         generation: iterations between two looks at what was seen; few where oracles are slow.
         max_seconds: stop early after this long; what is found then depends on the machine's speed.
-        shard: iterations between two progress reports, and what one worker takes at a time; few where
-            oracles are slow. It has no influence on what is found.
+        shard: iterations between two progress reports, and what one worker takes at a time, at most; few
+            where oracles are slow. It has no influence on what is found.
     """
 
     seed: int
@@ -132,7 +133,7 @@ class Campaign:
     guided: bool = True
     generation: int = 256
     max_seconds: float | None = None
-    shard: int = 64
+    shard: int = 256
 
     def bases(self) -> tuple[Case, ...]:
         """The cases there are before any was tried: the seeds, then the drawn ones."""
@@ -146,7 +147,7 @@ class Campaign:
 
     def mutated(self, index: int, base: Case) -> tuple[Case, tuple[str, ...]]:
         """What iteration `index` makes of a base case, and the names of the mutators that made it."""
-        rng = Random(f"{self.seed}:{index}")
+        rng = Random(_stream(self.seed) + index)
         return mutate(base, rng, rounds=rng.choice(_ROUNDS))
 
     def run(
@@ -189,7 +190,8 @@ class Campaign:
         waiting: deque[Pending] = deque()
         at = progress.done
         while True:
-            while len(waiting) <= 2 * workers.workers and (shard := progress.shard(at)) is not None:
+            count = workers.workers
+            while len(waiting) < _ahead(count) and (shard := progress.shard(at, count)) is not None:
                 waiting.append(workers.submit(_run_shard, shard))
                 at += len(shard.bases)
             if not waiting or (self.max_seconds is not None and progress.seconds >= self.max_seconds):
@@ -272,6 +274,7 @@ class _Progress:
         self._before = 0.0
         self._runs: Counter[str] = Counter()
         self._mutators: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._feedback = Feedback(self._bases)
         self._planned: dict[int, tuple[list[Case], bytes]] = {}
         self.done = 0
@@ -298,11 +301,12 @@ class _Progress:
             chosen[index - start] = campaign.seeds[index]
         self._planned[generation] = chosen, pickle.dumps((self._feedback.known, best))
 
-    def shard(self, start: int) -> Shard | None:
+    def shard(self, start: int, workers: int) -> Shard | None:
         """Iterations from `start` for one worker; None where they cannot begin or there are none left."""
         campaign = self._campaign
         generation, offset = divmod(start, campaign.generation)
-        size = min(campaign.shard, campaign.generation - offset)
+        share = -(-campaign.generation * _LAG // _ahead(workers))
+        size = min(campaign.shard, share, campaign.generation - offset)
         if campaign.iterations is not None:
             size = min(size, campaign.iterations - start)
         if size <= 0 or generation not in self._planned:
@@ -326,8 +330,7 @@ class _Progress:
             self._feedback.learn(news)
         for each in part.found:
             keep(self.found, each)
-        for signature, count in part.counts.items():
-            self.found[signature] = replace(self.found[signature], count=self.found[signature].count + count)
+        self._counts.update(part.counts)
         generation, left = divmod(part.stop, self._campaign.generation)
         if not left:
             self._planned.pop(generation - 1, None)
@@ -340,11 +343,22 @@ class _Progress:
             seconds=self.seconds,
             runs=dict(self._runs),
             mutators=dict(self._mutators),
-            found=tuple(self.found[signature] for signature in sorted(self.found)),
+            found=tuple(replace(each, count=self._counts[name]) for name, each in sorted(self.found.items())),
             behaviours=len(self._feedback.signatures),
             decisions=len(self._feedback.known.decisions),
             pairs=self._feedback.pairs,
         )
+
+
+def _ahead(workers: int) -> int:
+    """How many pieces of work are handed out before the first is taken back."""
+    return 1 if workers == 1 else 3 * workers
+
+
+@lru_cache
+def _stream(seed: int) -> int:
+    """Where the seeds of a campaign's iterations begin: quicker than a text for each."""
+    return int.from_bytes(blake2b(str(seed).encode(), digest_size=32).digest(), "little")
 
 
 def _ask(oracle: Oracle, case: Case) -> tuple[list[Finding], frozenset[str]]:
@@ -392,7 +406,7 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
     hits: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     found: dict[str, Found] = {}
-    news: dict[int, News | None] = {}
+    news: dict[frozenset[str], News | None] = {}
     for index, case in enumerate(shard.bases, shard.start):
         names: tuple[str, ...] = ()
         if index >= shard.start + shard.unchanged:
@@ -406,10 +420,10 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
             judged = sealed(case) if oracle.deliverable else case
             findings, shown = _ask(oracle, judged)
             behaviour |= shown
-            for finding in {f.signature: f for f in findings}.values():
-                signature = finding.signature
+            size = _size(judged) if findings else 0
+            for signature, finding in {f.signature: f for f in findings}.items():
                 counts[signature] += 1
-                if _is_better(finding, judged, best.get(signature)):
+                if _may_be_better(finding, judged, size, best.get(signature)):
                     new = Found(
                         finding=finding,
                         case=judged,
@@ -422,11 +436,10 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
                     keep(found, new)
         if behaviour:
             hits.update(behaviour)
-            number = feedback.signature(behaviour)
-            if number not in news:
-                new_ = known.has_news(behaviour)
-                news[number] = (
-                    News(iteration=index, behaviour=behaviour, case=case, mutators=names) if new_ else None
+            if behaviour not in news:
+                fresh = known.has_news(behaviour)
+                news[behaviour] = (
+                    News(iteration=index, behaviour=behaviour, case=case, mutators=names) if fresh else None
                 )
     return Part(
         start=shard.start,
@@ -434,19 +447,20 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
         runs=runs,
         mutators=applied,
         hits=hits,
-        signatures=tuple(news),
+        signatures=tuple(map(feedback.signature, news)),
         news=tuple(each for each in news.values() if each is not None),
         counts=counts,
         found=tuple(found.values()),
     )
 
 
-def _is_better(finding: Finding, case: Case, best: tuple[tuple[int, int], tuple[str, ...]] | None) -> bool:
+def _may_be_better(
+    finding: Finding, case: Case, size: int, best: tuple[tuple[int, int], tuple[str, ...]] | None
+) -> bool:
     """Whether a finding's best case so far, if any, may give way to this one, or its kernels grow."""
-    if best is None or not set(finding.kernels) <= set(best[1]):
+    if best is None or (finding.kernels != best[1] and not set(finding.kernels) <= set(best[1])):
         return True
-    (damaged, size), _ = best
-    return (damaged > 0 or _size(case) < size) and complexity(case) < (damaged, size)
+    return (best[0][0] > 0 or size < best[0][1]) and complexity(case) < best[0]
 
 
 def keep(found: dict[str, Found], new: Found) -> None:
@@ -455,7 +469,7 @@ def keep(found: dict[str, Found], new: Found) -> None:
     if (old := found.get(signature)) is not None:
         best = min(old, new, key=lambda each: (complexity(each.case), each.iteration))
         kernels = tuple(sorted({*old.kernels, *new.kernels}))
-        new = replace(best, count=old.count + new.count, kernels=kernels)
+        new = best if best.kernels == kernels else replace(best, kernels=kernels)
     found[signature] = new
 
 
@@ -477,7 +491,7 @@ def _minimised(found: Mapping[str, Found], known: Mapping[str, Found], workers: 
     waiting: deque[Found | Pending] = deque()
     for signature in sorted(found):
         waiting.append(known.get(signature) or workers.submit(_minimise, found[signature]))
-        if len(waiting) > 2 * workers.workers:
+        if len(waiting) >= _ahead(workers.workers):
             yield _done(waiting.popleft())
     while waiting:
         yield _done(waiting.popleft())

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache, reduce
 from hashlib import blake2b
 from itertools import accumulate
-from operator import xor
+from operator import and_, or_, xor
 from random import Random
 
 from acpitk.machine import Case
 
-_RARE, _ANY = 0.6, 0.85
+_BIT = (1).__lshift__
+_RARE, _ANY = 0.8, 0.95
 """Shares: up to the first a case of a rare decision, up to the second any that was news, then a base case."""
 
 
@@ -51,8 +52,9 @@ class Known:
             bits = [self.decisions[name] for name in behaviour]
         except KeyError:
             return True
-        mask = reduce(int.__or__, map((1).__lshift__, bits), 0)
-        return any(mask & ~self.together[bit] for bit in bits)
+        mask = reduce(or_, map(_BIT, bits), 0)
+        # The decisions that all of these came with: these, if each came with every other.
+        return reduce(and_, map(self.together.__getitem__, bits), mask) != mask
 
     def learn(self, behaviour: Iterable[str]) -> int:
         """Take in a behaviour; how many pairs of decisions that adds."""
@@ -61,7 +63,7 @@ class Known:
             bits.append(self.decisions.setdefault(name, len(self.together)))
             if bits[-1] == len(self.together):
                 self.together.append(0)
-        mask, added = reduce(int.__or__, map((1).__lshift__, bits), 0), 0
+        mask, added = reduce(or_, map(_BIT, bits), 0), 0
         for bit in bits:
             unseen = mask & ~self.together[bit]
             added += unseen.bit_count() - (unseen >> bit & 1)
@@ -80,7 +82,11 @@ class News:
 
 
 class Feedback:
-    """Everything seen so far, and the cases worth mutating."""
+    """Everything seen so far, and the cases worth mutating.
+
+    Args:
+        bases: the cases there are before any was tried; at least one, if there is to be a choice.
+    """
 
     def __init__(self, bases: Sequence[Case]) -> None:
         self.known = Known()

@@ -93,6 +93,11 @@ EditEntries = Callable[[Entries, Case, Random], Entries | None]
 EditMemory = Callable[[Memory, Case, Random], Memory | Sequence[Memory]]
 
 
+def register(mutator: Mutator) -> None:
+    """Add a mutator to `MUTATORS`."""
+    _REGISTRY[mutator.name] = mutator
+
+
 def _register(source: Callable[..., object], apply: Apply) -> None:
     """Register `apply` under the name of `source`, described by its docstring."""
     name = source.__name__.replace("_", "-")
@@ -1156,3 +1161,6 @@ def combine_options(case: Case, rng: Random) -> Case:
 def movable_node_only(case: Case, rng: Random) -> Case:
     """Make movable_node the whole command line."""
     return replace(case, cmdline="movable_node")
+
+
+from acpitk.fuzz import targets  # noqa: E402, F401  (registers more mutators, made with what is above)

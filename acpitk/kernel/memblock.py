@@ -108,7 +108,9 @@ class Memblock:
         self.reserved = _change(self.reserved, start, end, lambda row_nid, flags: (nid, flags))
 
     def mark_hotplug(self, start: int, length: int) -> None:
-        """memblock_mark_hotplug(): a length past the top of the address space is clamped."""
+        """memblock_mark_hotplug(): a length past the top of the address space is clamped, 0 marks nothing."""
+        if not length:
+            return
         self._isolate_room()
         end = min(start + length, _PHYS_MAX)
         self.memory = _change(self.memory, start, end, lambda nid, flags: (nid, flags | HOTPLUG))

@@ -344,7 +344,7 @@ def _insert(rows: list[Row], index: int, start: int, end: int, nid: int, flags: 
 def _change(
     rows: list[Row], start: int, end: int, *, nid: int | None = None, mark: int = 0, clear: int = 0
 ) -> None:
-    """Isolate [start, end), change node (None: keep it) and flags of what lies inside, merge; all in place."""
+    """Isolate [start, end), change node (None: none) and flags of what lies inside, merge, in place."""
     last = bisect_left(rows, (end,))
     first = last
     while first and rows[first - 1][1] > start:

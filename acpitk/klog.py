@@ -190,7 +190,7 @@ def parse(console: str, *, kernel: str, ended: str) -> Outcome:
     elif dump is not None:
         out = replace(out, numa=NumaState.SRAT, numa_reason=NumaReason.ACCEPTED)
     if dump is not None:
-        reserved = tuple(replace(region, flags=()) for region in dump.reserved)
+        reserved = tuple(region._replace(flags=()) for region in dump.reserved)
         out = replace(out, memory=dump.memory, reserved=reserved, node_data=_node_data(log, dump.memory))
     return out
 

@@ -72,6 +72,10 @@ class Machine:
     reserved: tuple[Reserved, ...] | None = None
     after_tables: bytes = b""
 
+    def __hash__(self) -> int:
+        """Of the ends of the map, for a cache is asked thousands of times a second."""
+        return hash((len(self.e820), self.e820[-1:], self.placed[-1:]))
+
     def to_json(self) -> dict[str, Any]:
         """The documented JSON form."""
         out: dict[str, Any] = {
@@ -157,14 +161,21 @@ class Q35:
 
     def resolve(self, tables: Sequence[bytes]) -> Machine:
         """The memory map and ACPI layout this guest gets with `tables` added by `-acpitable`, in order."""
-        return _resolve_q35(self, tuple(len(table) for table in tables))
+        return _resolve_q35(self, tuple(map(len, tables)))
 
 
 @lru_cache(maxsize=4096)
 def _resolve_q35(q35: Q35, lengths: tuple[int, ...]) -> Machine:
+    e820, initrd, blob = _q35_map(q35)
+    tables = Reserved(blob, blob + _Q35_OWN_TABLES + sum(lengths), ACPI_TABLES)
+    return Machine(e820=e820, placed=(*initrd, tables), after_tables=_q35_rsdt(blob, lengths))
+
+
+@lru_cache(maxsize=1024)
+def _q35_map(q35: Q35) -> tuple[tuple[E820Entry, ...], tuple[Reserved, ...], int]:
+    """The memory map, the initrd where there is one, and where the ACPI tables begin."""
     blob = align_down(q35.low_end - _smbios_in_ram(q35.memory), 64) - _Q35_ACPI_BLOB
     usable_end = align_down(blob, 4 * KIB)
-    tables_end = blob + _Q35_OWN_TABLES + sum(lengths)
     entries = [
         E820Entry(0, 0x9FC00, E820Type.USABLE),
         E820Entry(0x9FC00, MIB, E820Type.RESERVED),
@@ -173,15 +184,11 @@ def _resolve_q35(q35: Q35, lengths: tuple[int, ...]) -> Machine:
         *(E820Entry(start, end, E820Type.RESERVED) for start, end in _Q35_RESERVED),
         *(E820Entry(r.start, r.end, E820Type.USABLE) for r in q35.ram[1:]),
     ]
-    placed = [Reserved(blob, tables_end, ACPI_TABLES)]
+    initrd: tuple[Reserved, ...] = ()
     if q35.initrd:
         start = (q35.low_end - _Q35_INITRD_TOP - 1 - q35.initrd) & ~0xFFF
-        placed.insert(0, Reserved(start, align_up(start + q35.initrd, 4 * KIB), INITRD))
-    return Machine(
-        e820=tuple(sorted(entries, key=lambda e: e.start)),
-        placed=tuple(placed),
-        after_tables=_q35_rsdt(blob, lengths),
-    )
+        initrd = (Reserved(start, align_up(start + q35.initrd, 4 * KIB), INITRD),)
+    return tuple(sorted(entries, key=lambda e: e.start)), initrd, blob
 
 
 def _smbios_in_ram(memory: int) -> int:
@@ -217,7 +224,10 @@ class Case:
 
     def table(self, signature: bytes) -> bytes | None:
         """The first table with this 4-byte signature, the one Linux uses (acpi_get_table, instance 0)."""
-        return next((t for t in self.tables if t[:4] == signature), None)
+        for table in self.tables:
+            if table[:4] == signature:
+                return table
+        return None
 
     def resolved(self) -> Machine:
         """The explicit memory map behind `machine`."""

@@ -1,6 +1,7 @@
 """What one boot did with the tables: the common result of the model and of a real kernel.
 
-A field that was not observed is None here and absent in JSON. Addresses are bytes, ranges half-open.
+A field that was not observed is None here and absent in JSON. Addresses are bytes, ranges half-open. What
+every prediction makes dozens of is a named tuple, which takes half the time of a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 SCHEMA = 1
 
@@ -34,8 +35,7 @@ class NumaReason(StrEnum):
     TURNED_OFF = "turned off on the command line"
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """A memblock region. `nid` None: not assigned. `flags` are memblock's words, for example `hotplug`."""
 
     start: int
@@ -44,8 +44,7 @@ class Region:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class NodeData:
+class NodeData(NamedTuple):
     """Where the pg_data_t of node `nid` sits; `on_nid` is the node that owns that memory."""
 
     nid: int
@@ -54,8 +53,7 @@ class NodeData:
     on_nid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Zone:
+class Zone(NamedTuple):
     """A populated zone's span: `zone` is DMA, DMA32, Normal or Movable."""
 
     nid: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -62,9 +61,9 @@ def command(
 def prediction_document(prediction: Prediction) -> dict[str, Any]:
     """The outcome as JSON, and under `why` what led to it."""
     why = {
-        "entries": [asdict(entry) for entry in prediction.entries],
+        "entries": [entry._asdict() for entry in prediction.entries],
         "kernel_nodes": {str(nid): list(owners) for nid, owners in sorted(prediction.kernel_nodes.items())},
-        "allocations": [asdict(allocation) for allocation in prediction.allocations],
+        "allocations": [allocation._asdict() for allocation in prediction.allocations],
     }
     return prediction.outcome.to_json() | {"why": _without_none(why)}
 

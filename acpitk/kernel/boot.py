@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from acpitk.kernel import hotplug, numa, sparse, srat, zones
@@ -90,8 +91,10 @@ class _Boot:
             entries=tuple(self.numa.entries),
             kernel_nodes=self.kernel_nodes,
             allocations=tuple(
-                Allocation(purpose=purpose, start=start, end=end, wanted_nid=None if nid == NO_NID else nid)
-                for purpose, start, end, nid in self.mb.log
+                [
+                    Allocation(purpose, start, end, None if nid == NO_NID else nid)
+                    for purpose, start, end, nid in self.mb.log
+                ]
             ),
             skips_hotplug=self.mb.skips_hotplug,
             bottom_up=self.bottom_up,
@@ -113,8 +116,8 @@ class _Boot:
         }
         nodes = numa.allocate_node_data(self.numa, self.mb, self.early.max_pfn)
         self.facts |= {
-            "memory": tuple(_region(row) for row in self.mb.memory),
-            "reserved": tuple(_region(row) for row in self.mb.reserved),
+            "memory": _regions(self.mb.memory),
+            "reserved": _regions(self.mb.reserved),
             "node_data": tuple(nodes),
             "distances": self._distances(nodes),
         }
@@ -168,17 +171,17 @@ class _Boot:
         numa.register(self.numa, self.mb, self.early.max_pfn, self.owners)
 
     def _distances(self, nodes: list[NodeData]) -> tuple[tuple[int, ...], ...]:
-        known = {node.nid for node in nodes} | self.numa.nodes_parsed
-        side = max(known, default=0) + 1
-        count = self.numa.distance_count
+        side = 1 + max(0, *[node.nid for node in nodes], *self.numa.nodes_parsed)
+        plain = _plain_distances(side)
+        count, known = self.numa.distance_count, self.numa.distances
+        if not count:
+            return plain
+        both = min(side, count)
         return tuple(
-            tuple(
-                self.numa.distances[i * count + j]
-                if i < count and j < count
-                else (srat.LOCAL_DISTANCE if i == j else srat.REMOTE_DISTANCE)
-                for j in range(side)
-            )
-            for i in range(side)
+            [
+                (*known[i * count : i * count + both], *plain[i][both:]) if i < count else plain[i]
+                for i in range(side)
+            ]
         )
 
     def _zones(self) -> None:
@@ -218,6 +221,24 @@ class _Boot:
                 return
 
 
-def _region(row: Row) -> Region:
-    flags = tuple(name for bit, name in FLAG_NAMES.items() if row[3] & bit)
-    return Region(row[0], row[1], None if row[2] == NO_NID else row[2], flags)
+def _regions(rows: list[Row]) -> tuple[Region, ...]:
+    return tuple(
+        [
+            Region(start, end, None if nid == NO_NID else nid, _flag_names(flags) if flags else ())
+            for start, end, nid, flags in rows
+        ]
+    )
+
+
+@lru_cache(maxsize=256)
+def _flag_names(flags: int) -> tuple[str, ...]:
+    return tuple(name for bit, name in FLAG_NAMES.items() if flags & bit)
+
+
+@lru_cache(maxsize=32)
+def _plain_distances(side: int) -> tuple[tuple[int, ...], ...]:
+    """What `side` nodes have without a SLIT."""
+    return tuple(
+        tuple(srat.LOCAL_DISTANCE if i == j else srat.REMOTE_DISTANCE for j in range(side))
+        for i in range(side)
+    )

@@ -7,10 +7,10 @@ reserve_real_mode() in arch/x86/realmode/init.c, acpi_reserve_initial_tables() i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
-from acpitk.kernel.cmdline import CommandLine
+from acpitk.kernel.cmdline import CommandLine, parse_cmdline
 from acpitk.kernel.memblock import NO_NID, RSRV_KERN, Memblock
 from acpitk.kernel.policy import KernelBuild, KernelExemption, KernelPolicy
 from acpitk.machine import (
@@ -45,7 +45,7 @@ _TYPE_RANK = {
 """Where entries overlap, the higher type wins (e820__update_table)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class EarlyState:
     """memblock just before the SRAT is parsed.
 
@@ -76,8 +76,7 @@ def early_state(
         machine: the memory map of `case`.
         hot_ranges: (base, length) of hotpluggable entries, where the policy marks them this early.
     """
-    without_tables = case.machine.resolve(()) if isinstance(case.machine, Q35) else machine
-    state = _before_acpi(without_tables, options, policy, build, hot_ranges)
+    state = _before_acpi(case.machine, case.cmdline, policy, build, hot_ranges)
     mb = state.memblock.copy()
     owners = state.owners
     if machine.reserved is None and not options.acpi_off:
@@ -85,18 +84,20 @@ def early_state(
         for row in tables:
             mb.reserve(row.start, row.end)
         owners = (*owners, *tables)
-    return replace(state, memblock=mb, owners=owners)
+    return EarlyState(memblock=mb, max_pfn=state.max_pfn, owners=owners, failed=state.failed)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2048)
 def _before_acpi(
-    machine: Machine,
-    options: CommandLine,
+    guest: Q35 | Machine,
+    cmdline: str,
     policy: KernelPolicy,
     build: KernelBuild,
     hot_ranges: tuple[tuple[int, int], ...],
 ) -> EarlyState:
-    """setup_arch() up to acpi_boot_table_init()."""
+    """setup_arch() up to acpi_boot_table_init(): what no table has a say in, so most cases share it."""
+    machine = guest.resolve(()) if isinstance(guest, Q35) else guest
+    options = parse_cmdline(cmdline)
     e820 = _ram_map(machine.e820, options, build)
     max_pfn = max((end for _, end, kind in e820 if kind is E820Type.USABLE), default=0) >> PAGE_SHIFT
     hotplug_given = options.given(policy.hotplug_option)

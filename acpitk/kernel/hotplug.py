@@ -6,7 +6,7 @@ drivers/base/memory.c, offline_pages() in mm/memory_hotplug.c.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
@@ -15,7 +15,7 @@ from acpitk.kernel.cmdline import CommandLine
 from acpitk.kernel.memblock import Memblock, Row
 from acpitk.kernel.policy import BlockZone, KernelBuild, KernelPolicy
 from acpitk.outcome import Block, Outcome, Zone
-from acpitk.ranges import GIB, MIB, PAGE_SHIFT, PAGE_SIZE, align_down
+from acpitk.ranges import GIB, MIB, PAGE_SHIFT, PAGE_SIZE, align_down, align_up
 
 _SMALL_BLOCK, _LARGE_BLOCK = 128 * MIB, 2 * GIB
 _LARGE_FROM = 64 * GIB
@@ -59,21 +59,46 @@ def memory_blocks(
     """
     size = block_size(max_pfn, hypervisor=hypervisor)
     zones = tuple(zones)
-    edges = sorted(
-        {edge for row in (*mb.memory, *mb.reserved) for edge in row[:2]}
-        | {edge for zone in zones for edge in (zone.start, zone.end)}
-    )
     blocks: list[Block] = []
     reached = 0
-    for row in mb.memory:
-        start = max(align_down(row[0], size), reached)
-        while start < row[1]:
-            following = bisect_right(edges, start)
-            quiet = align_down(edges[following], size) if following < len(edges) else start
-            end = max(quiet, start + size)
-            blocks += _run(start, end, size, *_verdict(mb, zones, start, start + size, policy))
+    for index, (low, high, _, _) in enumerate(mb.memory):
+        start = max(align_down(low, size), reached)
+        while start < high:
+            edge = low if low > start else high  # nothing of memory or zones begins or ends before it
+            for zone in zones:
+                if start < zone.start < edge:
+                    edge = zone.start
+                if start < zone.end < edge:
+                    edge = zone.end
+            end = max(align_down(edge, size), start + size)
+            nid, zone_name, reason = _verdict(mb.memory, index, zones, start, start + size, policy)
+            if reason is BlockReason.MOVABLE:
+                _movable(blocks, mb.reserved, start, end, size, nid)
+            else:
+                blocks += _run(start, end, size, nid, zone_name, reason)
             start = reached = end
     return tuple(blocks)
+
+
+def _movable(
+    blocks: list[Block], reserved: list[Row], start: int, end: int, size: int, nid: int | None
+) -> None:
+    """Add blocks wholly in ZONE_MOVABLE; those with boot-time allocations cannot be offlined."""
+    index = bisect_left(reserved, (start,))
+    if index and reserved[index - 1][1] > start:
+        index -= 1
+    for low, high, _, _ in reserved[index:]:
+        if low >= end:
+            break
+        taken, free = max(align_down(low, size), start), min(align_up(high, size), end)
+        if taken >= free:
+            continue
+        if start < taken:
+            blocks += _run(start, taken, size, nid, "Movable", BlockReason.MOVABLE)
+        blocks += _run(taken, free, size, nid, "Movable", BlockReason.BOOT_MEMORY)
+        start = free
+    if start < end:
+        blocks += _run(start, end, size, nid, "Movable", BlockReason.MOVABLE)
 
 
 def hot_added(
@@ -113,9 +138,14 @@ def _run(
 
 
 def _verdict(
-    mb: Memblock, zones: tuple[Zone, ...], start: int, end: int, policy: KernelPolicy
+    memory: list[Row], index: int, zones: tuple[Zone, ...], start: int, end: int, policy: KernelPolicy
 ) -> tuple[int | None, str | None, BlockReason]:
-    rows = [row for row in mb.memory if row[0] < end and row[1] > start]
+    """Node, zone and reason of one block, boot-time allocations aside; `index` is of its first region."""
+    rows = [memory[index]]
+    for row in memory[index + 1 :]:
+        if row[0] >= end:
+            break
+        rows.append(row)
     nids = {row[2] for row in rows}
     inside = [z for z in zones if z.start < end and z.end > start and z.nid in nids]
     whole = (rows[0][0] <= start and rows[0][1] >= end) or _present_bytes(rows, start, end) == end - start
@@ -124,15 +154,13 @@ def _verdict(
     single = len(nids) == 1 and len(inside) == 1
     zone = inside[0].zone if single else None
     if policy.block_zone is BlockZone.SAMPLED and not (single and whole):
-        zone = _sampled(mb.memory, zones, start, end)
+        zone = _sampled(memory, zones, start, end)
     if zone is None:
         reason = BlockReason.SEVERAL_ZONES
     elif not whole:
         reason = BlockReason.HOLE
     elif zone != "Movable" or not single:  # a piece of another zone may lie between the samples
         reason = BlockReason.KERNEL_ZONE
-    elif any(row[0] < end and row[1] > start for row in mb.reserved):
-        reason = BlockReason.BOOT_MEMORY
     else:
         reason = BlockReason.MOVABLE
     return next(iter(nids)) if len(nids) == 1 else None, zone, reason

@@ -7,7 +7,7 @@ them: neighbours join when node and flags are equal. `NO_NID` is a region withou
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from acpitk.ranges import PAGE_SIZE, align_up
 
@@ -68,17 +68,16 @@ class Memblock:
 
     def add(self, start: int, end: int) -> None:
         """memblock_add()."""
-        self.memory = _add(self.memory, start, end)
+        _add(self.memory, start, end)
 
     def reserve(self, start: int, end: int, nid: int = NO_NID, flags: int = 0) -> None:
         """memblock_reserve(): only the gaps between regions already there are filled."""
         rows = self.reserved
         if len(rows) * 2 + 1 >= self.reserved_max:
-            while len(rows) + 1 + _overlapped(rows, start, end) > self.reserved_max and self._grow_reserved(
-                start, end
-            ):
-                rows = self.reserved
-        self.reserved = _add(self.reserved, start, end, nid, flags)
+            while len(rows) + 1 + _overlapped(rows, start, end) > self.reserved_max:
+                if not self._grow_reserved(start, end):
+                    break
+        _add(rows, start, end, nid, flags)
 
     def free(self, start: int, end: int) -> None:
         """memblock_phys_free()."""
@@ -99,51 +98,64 @@ class Memblock:
     def set_memory_node(self, start: int, end: int, nid: int) -> None:
         """memblock_set_node() on memblock.memory."""
         self._isolate_room()
-        self.memory = _change(self.memory, start, end, lambda row_nid, flags: (nid, flags))
+        _change(self.memory, start, end, nid=nid)
 
     def set_reserved_node(self, start: int, end: int, nid: int) -> None:
         """memblock_set_node() on memblock.reserved."""
         if len(self.reserved) + 2 > self.reserved_max:
             self._grow_reserved(start, end)
-        self.reserved = _change(self.reserved, start, end, lambda row_nid, flags: (nid, flags))
+        _change(self.reserved, start, end, nid=nid)
 
     def mark_hotplug(self, start: int, length: int) -> None:
-        """memblock_mark_hotplug(): a length past the top of the address space is clamped."""
+        """memblock_mark_hotplug(): a length past the top of the address space is clamped, 0 marks nothing."""
+        if not length:
+            return
         self._isolate_room()
-        end = min(start + length, _PHYS_MAX)
-        self.memory = _change(self.memory, start, end, lambda nid, flags: (nid, flags | HOTPLUG))
+        _change(self.memory, start, min(start + length, _PHYS_MAX), mark=HOTPLUG)
 
     def clear_hotplug(self, start: int, end: int) -> None:
         """memblock_clear_hotplug()."""
         self._isolate_room()
-        self.memory = _change(self.memory, start, end, lambda nid, flags: (nid, flags & ~HOTPLUG))
+        _change(self.memory, start, end, clear=HOTPLUG)
 
     def reset_nodes(self, *, keep_marks: bool) -> None:
         """What numa_init() does before an attempt: no nodes, no hotplug marks."""
         kept = ~0 if keep_marks else ~HOTPLUG
-        if all(row[2] == NO_NID and row[3] & kept == row[3] for row in self.memory + self.reserved):
-            return
-        self.memory = _merged((s, e, NO_NID, f & kept) for s, e, _, f in self.memory)
-        self.reserved = _merged((s, e, NO_NID, f) for s, e, _, f in self.reserved)
+        for _, _, nid, flags in self.memory:
+            if nid != NO_NID or flags & kept != flags:
+                self.memory = _merged([(s, e, NO_NID, f & kept) for s, e, _, f in self.memory])
+                break
+        for _, _, nid, _ in self.reserved:
+            if nid != NO_NID:
+                self.reserved = _merged([(s, e, NO_NID, f) for s, e, _, f in self.reserved])
+                break
 
     def is_region_memory(self, start: int, end: int) -> bool:
         """memblock_is_region_memory(): one region holds all of [start, end)."""
-        index = bisect_right(self.memory, start, key=lambda row: row[0]) - 1
+        index = bisect_left(self.memory, (start + 1,)) - 1
         return index >= 0 and self.memory[index][1] >= end
 
     def overlaps_memory(self, start: int, end: int) -> bool:
         """memblock_overlaps_region(&memblock.memory, ...)."""
-        return any(row[0] < end and row[1] > start for row in self.memory)
+        index = bisect_left(self.memory, (end,)) - 1
+        return index >= 0 and self.memory[index][1] > start
 
     def nid_of(self, address: int) -> int:
         """early_pfn_to_nid() of the page holding `address`; `NO_NID` outside RAM."""
-        return next((row[2] for row in self.memory if row[0] <= address < row[1]), NO_NID)
+        index = bisect_left(self.memory, (address + 1,)) - 1
+        if index < 0:
+            return NO_NID
+        _, end, nid, _ = self.memory[index]
+        return nid if address < end else NO_NID
 
     def find(self, size: int, align: int, start: int, end: int, nid: int) -> int:
         """memblock_find_in_range_node(); 0 where nothing fits. `end` 0 is the current limit."""
-        end = min(end or self.current_limit, self.current_limit)
-        start = max(start, PAGE_SIZE)
-        end = max(start, end)
+        if not end or end > self.current_limit:
+            end = self.current_limit
+        if start < PAGE_SIZE:
+            start = PAGE_SIZE
+        if end < start:
+            end = start
         if self.bottom_up:
             skip = HOTPLUG if self.skips_hotplug else 0
             for row in self.memory:
@@ -160,17 +172,21 @@ class Memblock:
         """__memblock_find_range_top_down(): the address, and where its free range begins; 0, 0 is none."""
         skip = HOTPLUG if self.skips_hotplug else 0
         reserved = self.reserved
-        for row in reversed(self.memory):
-            if row[3] & skip or (nid != NO_NID and row[2] != nid):
+        for low, top, row_nid, flags in reversed(self.memory):
+            if flags & skip or (nid != NO_NID and row_nid != nid):
                 continue
-            low = row[0] if row[0] > start else start
-            top = row[1] if row[1] < end else end
+            if low < start:
+                low = start
+            if top > end:
+                top = end
             index = bisect_left(reserved, (top,)) - 1
-            while top > low:
-                below, taken_to = reserved[index][:2] if index >= 0 else (0, 0)
+            while top - low >= size:
+                below, taken_to = 0, 0
+                if index >= 0:
+                    below, taken_to, _, _ = reserved[index]
                 floor = taken_to if taken_to > low else low
                 candidate = (top - size) & -align
-                if top >= size and candidate >= floor:
+                if candidate >= floor:
                     return candidate, floor
                 if taken_to <= low:
                     break
@@ -265,18 +281,22 @@ class Memblock:
         if not at:
             return False
         self.reserved_max *= 2
-        self.reserved = _add(self.reserved, at, at + size)
+        _add(self.reserved, at, at + size)
         self.log.append(("memblock.reserved array", at, at + size, NO_NID))
         return True
 
 
-def _merged(rows: Iterator[Row] | list[Row]) -> list[Row]:
+def _merged(rows: list[Row]) -> list[Row]:
+    """memblock_merge_regions(): neighbours of one node with the same flags become one."""
     out: list[Row] = []
     for row in rows:
-        if out and out[-1][1] == row[0] and out[-1][2:] == row[2:]:
-            out[-1] = (out[-1][0], row[1], *row[2:])
-        else:
-            out.append(row)
+        start, end, nid, flags = row
+        if out:
+            last = out[-1]
+            if last[1] == start and last[2] == nid and last[3] == flags:
+                out[-1] = (last[0], end, nid, flags)
+                continue
+        out.append(row)
     return out
 
 
@@ -284,16 +304,14 @@ def _overlapped(rows: list[Row], start: int, end: int) -> int:
     return sum(1 for row in rows if row[0] < end and row[1] > start)
 
 
-def _add(rows: list[Row], start: int, end: int, nid: int = NO_NID, flags: int = 0) -> list[Row]:
-    """memblock_add_range(): fill what no region covers."""
+def _add(rows: list[Row], start: int, end: int, nid: int = NO_NID, flags: int = 0) -> None:
+    """memblock_add_range(): fill, in place, what no region covers."""
     if start >= end:
-        return rows
+        return
     index = bisect_left(rows, (start,))
-    clear_below = index == 0 or rows[index - 1][1] <= start
-    if clear_below and (index == len(rows) or rows[index][0] >= end):
-        first = max(index - 1, 0)
-        nearby = [*rows[first:index], (start, end, nid, flags), *rows[index : index + 1]]
-        return [*rows[:first], *_merged(nearby), *rows[index + 1 :]]
+    if (index == 0 or rows[index - 1][1] <= start) and (index == len(rows) or rows[index][0] >= end):
+        _insert(rows, index, start, end, nid, flags)
+        return
     new: list[Row] = []
     at = start
     for row in rows:
@@ -304,28 +322,44 @@ def _add(rows: list[Row], start: int, end: int, nid: int = NO_NID, flags: int = 
         at = row[1]
     if at < end:
         new.append((at, end, nid, flags))
-    return _merged(sorted(rows + new)) if new else rows
+    if new:
+        rows[:] = _merged(sorted(rows + new))
+
+
+def _insert(rows: list[Row], index: int, start: int, end: int, nid: int, flags: int) -> None:
+    """Put a region that overlaps none in its place, joined with what it touches."""
+    if index < len(rows):
+        low, high, next_nid, next_flags = rows[index]
+        if low == end and next_nid == nid and next_flags == flags:
+            end = high
+            del rows[index]
+    if index:
+        low, high, last_nid, last_flags = rows[index - 1]
+        if high == start and last_nid == nid and last_flags == flags:
+            rows[index - 1] = (low, end, nid, flags)
+            return
+    rows.insert(index, (start, end, nid, flags))
 
 
 def _change(
-    rows: list[Row], start: int, end: int, change: Callable[[int, int], tuple[int, int]]
-) -> list[Row]:
-    """Isolate [start, end), change node and flags of what lies inside, merge."""
-    out: list[Row] = []
-    for row in rows:
-        low, high, nid, flags = row
-        if high <= start or low >= end:
-            parts = [row]
-        else:
-            inner = (max(low, start), min(high, end), *change(nid, flags))
-            parts = [inner]
-            if low < start:
-                parts.insert(0, (low, start, nid, flags))
-            if high > end:
-                parts.append((end, high, nid, flags))
-        for part in parts:
-            if out and out[-1][1] == part[0] and out[-1][2] == part[2] and out[-1][3] == part[3]:
-                out[-1] = (out[-1][0], part[1], part[2], part[3])
-            else:
-                out.append(part)
-    return out
+    rows: list[Row], start: int, end: int, *, nid: int | None = None, mark: int = 0, clear: int = 0
+) -> None:
+    """Isolate [start, end), change node (None: none) and flags of what lies inside, merge, in place."""
+    last = bisect_left(rows, (end,))
+    first = last
+    while first and rows[first - 1][1] > start:
+        first -= 1
+    if first == last:
+        return
+    before = first - 1 if first else 0
+    out = rows[before:first]
+    for low, high, row_nid, flags in rows[first:last]:
+        if low < start:
+            out.append((low, start, row_nid, flags))
+            low = start
+        top = high if high < end else end
+        out.append((low, top, row_nid if nid is None else nid, (flags | mark) & ~clear))
+        if top < high:
+            out.append((top, high, row_nid, flags))
+    out += rows[last : last + 1]
+    rows[before : last + 1] = _merged(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from acpitk.machine import Reserved
 from acpitk.outcome import Outcome
@@ -22,8 +23,7 @@ class EntryUse(StrEnum):
     SKIPPED = "SRAT already rejected"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntryVerdict:
+class EntryVerdict(NamedTuple):
     """One memory affinity entry as the kernel walked it.
 
     Args:
@@ -46,8 +46,7 @@ class EntryVerdict:
     use: EntryUse
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allocation:
+class Allocation(NamedTuple):
     """One boot-time memblock allocation the model made: `purpose` names it, `wanted_nid` None is any node."""
 
     purpose: str

@@ -218,64 +218,50 @@ def _generic_initiator(numa: Numa, data: bytes, at: int) -> bool:
 
 def _memory_affinity(numa: Numa, mb: Memblock, data: bytes, at: int, revision: int) -> bool:
     """acpi_numa_memory_affinity_init(): whether the entry counts as accepted."""
-    _, size, firmware_pxm, _, base, length, _, flags, _ = _MEMORY.unpack_from(data, at)
+    entry = _MEMORY.unpack_from(data, at)
+    firmware_pxm, base, length = entry[2], entry[4], entry[5]
+    size, flags = entry[1], entry[7]
     hotplug = bool(flags & _HOT_PLUGGABLE)
     pxm = firmware_pxm & 0xFF if revision <= 1 and numa.policy.revision_1_masks_pxm else firmware_pxm
-
-    def verdict(use: EntryUse, nid: int | None = None) -> None:
-        numa.entries.append(
-            EntryVerdict(
-                offset=at,
-                base=base,
-                length=length,
-                pxm=pxm,
-                firmware_pxm=firmware_pxm,
-                nid=nid,
-                hotplug=hotplug,
-                use=use,
-            )
-        )
-
+    nid = None
     if numa.srat_disabled:
-        verdict(EntryUse.SKIPPED)
-        return False
-    if size < _MEMORY.size:
+        use = EntryUse.SKIPPED
+    elif size < _MEMORY.size:
         numa.messages.append(f"SRAT: Unexpected header length: {size}")
         numa.bad_srat()
-        verdict(EntryUse.REJECTED)
-        return False
-    if not flags & _ENABLED:
-        verdict(EntryUse.DISABLED)
-        return False
-    end = base + length & _MASK64
-    nid = numa.map_pxm(pxm)
-    if nid is None:
+        use = EntryUse.REJECTED
+    elif not flags & _ENABLED:
+        use = EntryUse.DISABLED
+    elif (nid := numa.map_pxm(pxm)) is None:
         numa.messages.append("SRAT: Too many proximity domains.")
         numa.bad_srat()
-        verdict(EntryUse.REJECTED)
-        return False
-    use = EntryUse.ACCEPTED
-    if base == end:
-        use = EntryUse.EMPTY
-    elif base > end:
-        numa.messages.append(
-            f"Warning: invalid memblk node {nid} [mem {base:#010x}-{end - 1 & _MASK64:#010x}]"
-        )
-        use = EntryUse.WRAPPED
-    elif len(numa.meminfo) >= numa.build.max_memblks:
-        numa.messages.append("too many memblk ranges")
-        numa.bad_srat()
-        verdict(EntryUse.REJECTED, nid)
-        return False
+        use = EntryUse.REJECTED
     else:
-        numa.meminfo.append(Blk(base, end, nid))
-        if not mb.overlaps_memory(base, end):
-            use = EntryUse.NOT_RAM
+        use = _add_memblk(numa, mb, base, base + length & _MASK64, nid)
+    numa.entries.append(EntryVerdict(at, base, length, pxm, firmware_pxm, nid, hotplug, use))
+    if nid is None or use is EntryUse.REJECTED:
+        return False
     numa.nodes_parsed.add(nid)
     if hotplug and numa.policy.regions_have_flags and numa.policy.hotplug_marks is HotplugMarks.SRAT_HANDLER:
         mb.mark_hotplug(base, length)
-    verdict(use, nid)
     return True
+
+
+def _add_memblk(numa: Numa, mb: Memblock, base: int, end: int, nid: int) -> EntryUse:
+    """numa_add_memblk()."""
+    if base == end:
+        return EntryUse.EMPTY
+    if base > end:
+        numa.messages.append(
+            f"Warning: invalid memblk node {nid} [mem {base:#010x}-{end - 1 & _MASK64:#010x}]"
+        )
+        return EntryUse.WRAPPED
+    if len(numa.meminfo) >= numa.build.max_memblks:
+        numa.messages.append("too many memblk ranges")
+        numa.bad_srat()
+        return EntryUse.REJECTED
+    numa.meminfo.append(Blk(base, end, nid))
+    return EntryUse.ACCEPTED if mb.overlaps_memory(base, end) else EntryUse.NOT_RAM
 
 
 def parse_slit(

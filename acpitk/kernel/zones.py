@@ -34,13 +34,14 @@ def lay_out(
 ) -> ZoneLayout:
     """free_area_init() for the online nodes `nids`."""
     limits = _arch_limits(memory[0][0] >> PAGE_SHIFT, max_pfn)
-    spans = _node_spans(memory)
+    pages = _node_pages(memory)
+    spans = {nid: (ranges[0][0], ranges[-1][1]) for nid, ranges in pages.items()}
     movable = _movable_starts(memory, limits, spans, options, policy)
     mirrored = options.mirror and not policy.mirror_cuts_zones
     zones: list[Zone] = []
     for nid in nids:
         if nid in spans:
-            zones += _node_zones(memory, nid, spans[nid], limits, movable.get(nid, 0), mirrored)
+            zones += _node_zones(memory, nid, pages[nid], limits, movable.get(nid, 0), mirrored)
     return ZoneLayout(
         movable_start={nid: pfn << PAGE_SHIFT for nid, pfn in sorted(movable.items())}, zones=tuple(zones)
     )
@@ -55,18 +56,18 @@ def _arch_limits(first: int, max_pfn: int) -> list[tuple[int, int]]:
     return limits
 
 
-def _node_spans(memory: list[Row]) -> dict[int, tuple[int, int]]:
-    spans: dict[int, tuple[int, int]] = {}
+def _node_pages(memory: list[Row]) -> dict[int, list[tuple[int, int]]]:
+    """Node -> its ranges of whole pages, ascending."""
+    pages: dict[int, list[tuple[int, int]]] = {}
     for start, end, nid in page_ranges(memory):
         if nid != NO_NID:
-            low, high = spans.get(nid, (start, end))
-            spans[nid] = (min(low, start), max(high, end))
-    return spans
+            pages.setdefault(nid, []).append((start, end))
+    return pages
 
 
 def _movable_zone(limits: list[tuple[int, int]]) -> int:
     """find_usable_zone_for_movable(): index of the highest zone that is not empty."""
-    return max(i for i, (low, high) in enumerate(limits) if high > low)
+    return max([i for i, (low, high) in enumerate(limits) if high > low])
 
 
 def _movable_starts(
@@ -108,10 +109,7 @@ def _spread_kernelcore(
     memory: list[Row], limits: list[tuple[int, int]], options: CommandLine
 ) -> dict[int, int] | None:
     """kernelcore= and movablecore= spread over the nodes; None: no ZONE_MOVABLE."""
-    ranges: dict[int, list[tuple[int, int]]] = {}
-    for start, end, nid in page_ranges(memory):
-        if nid != NO_NID:
-            ranges.setdefault(nid, []).append((start, end))
+    ranges = _node_pages(memory)
     total = sum(end - start for start, end, _ in page_ranges(memory))
     kernelcore, movablecore = options.kernelcore, options.movablecore
     if options.kernelcore_percent:
@@ -158,32 +156,33 @@ def _spread_kernelcore(
 def _node_zones(
     memory: list[Row],
     nid: int,
-    span: tuple[int, int],
+    ranges: list[tuple[int, int]],
     limits: list[tuple[int, int]],
     movable: int,
     mirrored: bool,
 ) -> list[Zone]:
-    node_start, node_end = span
-    ranges = [(start, end) for start, end, _ in page_ranges(memory, nid)]
-    out = []
-    for index, name in enumerate((*_KERNEL_ZONES, "Movable")):
-        low, high = limits[index] if index < len(limits) else (0, 0)
+    node_start, node_end = ranges[0][0], ranges[-1][1]
+    spans: list[tuple[str, int, int]] = []
+    for name, (low, high) in zip(_KERNEL_ZONES, limits, strict=True):
         start, end = min(max(node_start, low), high), min(max(node_end, low), high)
         if movable:
-            if name == "Movable":
-                start, end = movable, min(node_end, limits[_movable_zone(limits)][1])
-            elif start < movable < end and not mirrored:
+            if start < movable < end and not mirrored:
                 end = movable
             elif start >= movable:
                 start = end
-        if end < node_start or start > node_end:
-            continue
+        spans.append((name, start, end))
+    if movable:
+        spans.append(("Movable", movable, min(node_end, limits[_movable_zone(limits)][1])))
+    out = []
+    for name, start, end in spans:
         start, end = max(start, node_start), min(end, node_end)
+        if end <= start:
+            continue
         present = sum(min(e, end) - max(s, start) for s, e in ranges if s < end and e > start)
         if mirrored and movable:
             present -= _moved_by_mirror(memory, start, end, name)
         # Moving more pages than the zone has wraps around, and the zone counts as populated.
-        if end > start and present:
+        if present:
             out.append(Zone(nid, name, start * PAGE_SIZE, end * PAGE_SIZE))
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from construct import Bytes, Int8ul, Int32ul, Struct
 
@@ -98,6 +99,9 @@ def checksum_valid(table: bytes) -> bool:
     return sum(table) & 0xFF == 0
 
 
+_header_values = attrgetter(*HEADER.names)
+
+
 def decode_header(data: bytes, *, path: str) -> TableHeader:
     """The header at the start of `data`; `path` names the table in errors.
 
@@ -119,6 +123,4 @@ def encode_header(header: TableHeader, *, path: str) -> bytes:
     Raises:
         EncodeError: a value does not fit its field.
     """
-    return HEADER.build(
-        {name: getattr(header, name) for name in TableHeader.__slots__}, path=f"{path}.header"
-    )
+    return HEADER.build_values(_header_values(header), path=f"{path}.header")

@@ -73,7 +73,7 @@ def decode_slit(data: bytes) -> Slit:
             path="slit.localities",
             offset=len(data),
         )
-    localities = FIXED.parse(data[HEADER_SIZE:FIXED_SIZE])["localities"]
+    localities = FIXED.parse(data, HEADER_SIZE)["localities"]
     end = min(FIXED_SIZE + localities**2, len(data))
     return Slit(header=header, localities=localities, entries=data[FIXED_SIZE:end], trailing=data[end:])
 

@@ -7,10 +7,11 @@ belong to no structure. `encode_srat(decode_srat(data)) == data` for every `data
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import IntFlag
 from functools import lru_cache
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from construct import Bytes, Int8ul, Int16ul, Int24ul, Int32ul, Int64ul, Struct
@@ -253,14 +254,6 @@ Entry = KnownEntry | UnknownEntry
 Fields = dict[str, Any]
 
 
-def _same(fields: Fields) -> Fields:
-    return fields
-
-
-def _same_split(fields: Fields, _path: str) -> Fields:
-    return fields
-
-
 def _join_domain(fields: Fields) -> Fields:
     low, high = fields.pop("proximity_domain_low"), fields.pop("proximity_domain_high")
     return fields | {"proximity_domain": low | high << 8}
@@ -290,17 +283,13 @@ def _join_handle(fields: Fields) -> Fields:
 
 
 def _split_handle(fields: Fields, path: str) -> Fields:
-    handle: Handle = fields["handle"]
+    handle = fields["handle"]
     if isinstance(handle, UnknownHandle):
         raw = handle.raw
     else:
         layout = _ACPI_HANDLE if isinstance(handle, AcpiHandle) else _PCI_HANDLE
-        raw = layout.build(_attributes(handle), path=f"{path}.handle")
+        raw = layout.build_values(attrgetter(*layout.names)(handle), path=f"{path}.handle")
     return fields | {"handle_type": handle.type, "handle": raw}
-
-
-def _attributes(value: Any) -> Fields:
-    return {name: getattr(value, name) for name in value.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,8 +304,8 @@ class Subtable:
     label: str
     entry: type[KnownEntry]
     layout: Layout
-    join: Callable[[Fields], Fields] = _same
-    split: Callable[[Fields, str], Fields] = _same_split
+    join: Callable[[Fields], Fields] | None = None
+    split: Callable[[Fields, str], Fields] | None = None
 
 
 def _structure(*fields: Any) -> Layout:
@@ -413,6 +402,17 @@ SUBTABLES: Mapping[int, Subtable] = {
 }
 """Every affinity structure acpitk knows, by type; a new one is a value class and a row here."""
 
+
+def _encoder(row: Subtable) -> tuple[Subtable, Callable[[KnownEntry], tuple[Any, ...]], tuple[str, ...]]:
+    """The row, and a getter for the values to encode, in layout order where the row does not split them."""
+    names = row.layout.names
+    if row.split is not None:
+        names = ("type", *(each.name for each in fields(row.entry) if each.name != "extra"))
+    return row, attrgetter(*names), names
+
+
+_ENCODERS = {kind: _encoder(row) for kind, row in SUBTABLES.items()}
+
 FIXED = Layout(Struct("table_revision" / Int32ul * "Table Revision", "reserved" / Int64ul * "Reserved"))
 
 
@@ -495,7 +495,7 @@ def decode_srat(data: bytes) -> Srat:
     bounds = _walk(data)
     return Srat(
         header=header,
-        **FIXED.parse(data[HEADER_SIZE:FIXED_SIZE]),
+        **FIXED.parse(data, HEADER_SIZE),
         entries=tuple(_decode_entry(data[start:end]) for start, end in bounds),
         trailing=data[bounds[-1][1] if bounds else FIXED_SIZE :],
     )
@@ -509,14 +509,13 @@ def encode_srat(srat: Srat) -> bytes:
     """
     parts = [
         encode_header(srat.header, path="srat"),
-        FIXED.build({"table_revision": srat.table_revision, "reserved": srat.reserved}, path="srat"),
+        FIXED.build_values((srat.table_revision, srat.reserved), path="srat"),
     ]
     for index, entry in enumerate(srat.entries):
-        try:
-            parts.append(_encode_entry(entry))
-        except EncodeError:
-            _build_entry(entry, f"srat.entries[{index}]")
-            raise
+        if isinstance(entry, UnknownEntry):
+            parts.append(entry.raw)
+        else:
+            parts.append(_build_entry(entry, index))
     parts.append(srat.trailing)
     return b"".join(parts)
 
@@ -590,19 +589,17 @@ def _decode_entry(raw: bytes) -> Entry:
     row = SUBTABLES.get(raw[0])
     if row is None or len(raw) < row.layout.size:
         return UnknownEntry(raw=raw)
-    fields = row.join(row.layout.parse(raw))
+    fields = row.layout.parse(raw)
+    if row.join is not None:
+        fields = row.join(fields)
     del fields["type"]
     return row.entry(**fields, extra=raw[row.layout.size :])
 
 
-@lru_cache(maxsize=1 << 14)
-def _encode_entry(entry: Entry) -> bytes:
-    return _build_entry(entry, "entry")
-
-
-def _build_entry(entry: Entry, path: str) -> bytes:
-    if isinstance(entry, UnknownEntry):
-        return entry.raw
-    row = SUBTABLES[entry.type]
-    fields = row.split(_attributes(entry), path) | {"type": entry.type}
+def _build_entry(entry: KnownEntry, index: int) -> bytes:
+    row, values, names = _ENCODERS[entry.type]
+    path = f"srat.entries[{index}]"
+    if row.split is None:
+        return row.layout.build_values(values(entry), path=path) + entry.extra
+    fields = row.split(dict(zip(names, values(entry), strict=True)), path)
     return row.layout.build(fields, path=path) + entry.extra

@@ -118,6 +118,17 @@ def test_hot_range_geometry(entries: tuple[bytes, ...], expected: dict[int, int]
     assert movable(run(srat(*entries), SLIT2)) == expected
 
 
+def test_an_empty_hot_entry_marks_and_cuts_nothing() -> None:
+    prediction = run(srat(C, N0, mem(1, 768 * MIB, 768 * MIB, HOT), mem(1, 512 * MIB, GIB)))
+    assert [e.use for e in prediction.entries] == [EntryUse.ACCEPTED, EntryUse.EMPTY, EntryUse.ACCEPTED]
+    assert [(r.start, r.nid) for r in prediction.outcome.memory or ()] == [
+        (0x1000, 0),
+        (MIB, 0),
+        (512 * MIB, 1),
+    ]
+    assert movable(prediction) == {}
+
+
 def test_all_hot_leaves_no_room_for_the_distance_table() -> None:
     prediction = run(srat(C, mem(0, 0, 512 * MIB, HOT), N1), slit(bytes([10, 31]), bytes([31, 10])))
     assert "Warning: can't allocate distance table!" in prediction.outcome.messages

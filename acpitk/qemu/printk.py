@@ -14,14 +14,21 @@ from typing import Final
 from acpitk.errors import DecodeError
 from acpitk.vmlinux import btf_types
 
-BUFFER, DESCRIPTORS, INFOS, RING = "__log_buf", "_printk_rb_static_descs", "_printk_rb_static_infos", "prb"
-SYMBOLS: Final = frozenset({BUFFER, DESCRIPTORS, INFOS, "printk_rb_static"})
+RING, DESCRIPTORS, INFOS, BUFFER = (
+    "printk_rb_static",
+    "_printk_rb_static_descs",
+    "_printk_rb_static_infos",
+    "__log_buf",
+)
+SYMBOLS: Final = frozenset({RING, DESCRIPTORS, INFOS, BUFFER})
 """The variables that hold the log."""
 
 _STATE_SHIFT, _STATES = 62, 3
 _COMMITTED, _FINALIZED = 1, 2
 """enum desc_state, the top two bits of a descriptor's state_var."""
-_ID = (1 << _STATE_SHIFT) - 1
+_ID = (1 << 32) - 1
+"""As much of a descriptor's ID as is looked at: the kernel's first is (unsigned int)-(descriptors + 1)."""
+_BLOCK_HEAD = 8
 _NO_TEXT = 1
 """Bit 0 of a block's positions: there is no text (FAILED_LPOS, EMPTY_LINE_LPOS)."""
 
@@ -35,7 +42,7 @@ class LogLayout:
         count_bits, head_id, tail_id, size_bits: of those fields from its start.
         desc_size, info_size: of struct prb_desc and struct printk_info.
         state, begin, next: in struct prb_desc.
-        seq, ts_nsec, text_len: in struct printk_info.
+        ts_nsec, text_len: in struct printk_info.
     """
 
     ring_size: int
@@ -47,8 +54,6 @@ class LogLayout:
     info_size: int
     state: int
     begin: int
-    next: int
-    seq: int
     ts_nsec: int
     text_len: int
 
@@ -74,8 +79,6 @@ def read_log_layout(vmlinux: bytes | mmap.mmap) -> LogLayout:
             info_size=info.size,
             state=desc.fields["state_var"],
             begin=desc.fields["text_blk_lpos"] + block.fields["begin"],
-            next=desc.fields["text_blk_lpos"] + block.fields["next"],
-            seq=info.fields["seq"],
             ts_nsec=info.fields["ts_nsec"],
             text_len=info.fields["text_len"],
         )
@@ -85,12 +88,10 @@ def read_log_layout(vmlinux: bytes | mmap.mmap) -> LogLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ring:
-    """How large the buffer is, and the IDs of its first and last record."""
+    """How many records the buffer holds that were written since boot; None once the first are overwritten."""
 
-    descriptors: int
+    records: int | None
     bytes: int
-    tail: int
-    head: int
 
 
 def read_ring(data: bytes, layout: LogLayout) -> Ring:
@@ -99,48 +100,37 @@ def read_ring(data: bytes, layout: LogLayout) -> Ring:
         1 << (struct.unpack_from("<I", data, at)[0] & 31) for at in (layout.count_bits, layout.size_bits)
     )
     tail, head = (struct.unpack_from("<Q", data, at)[0] & _ID for at in (layout.tail_id, layout.head_id))
-    return Ring(descriptors=descriptors, bytes=size, tail=tail, head=head)
+    before = -(descriptors + 1) & _ID  # DESC0_ID, the ID before the first
+    return Ring(records=head - before & _ID if tail == before else None, bytes=size)
 
 
-def console_text(ring: Ring, layout: LogLayout, *, descriptors: bytes, infos: bytes, text: bytes) -> str | None:
-    """What a console that prints everything shows; None where the oldest records are overwritten.
+def console_text(records: int, layout: LogLayout, *, descriptors: bytes, infos: bytes, text: bytes) -> str:
+    """What a console that prints everything shows of the first `records` records.
 
     Args:
-        descriptors, infos: the arrays from the slot of the first record after boot on.
-        text: the whole text buffer.
+        descriptors, infos: at least that many of each array.
+        text: the text buffer, as far as it is used.
+
+    Raises:
+        DecodeError: they are not records.
     """
     out: list[str] = []
-    mask = ring.bytes - 1
-    count = (ring.head - ring.tail & _ID) + 1
-    first = ring.tail % ring.descriptors
-    expected = None
-    for number in range(count):
-        slot = (first + number) % ring.descriptors
-        (state,) = struct.unpack_from("<Q", descriptors, slot * layout.desc_size + layout.state)
-        if state >> _STATE_SHIFT not in (_COMMITTED, _FINALIZED):
-            continue
-        if state & _ID != ring.tail + number & _ID:
-            continue
-        seq, stamp = (
-            struct.unpack_from("<Q", infos, slot * layout.info_size + at)[0]
-            for at in (layout.seq, layout.ts_nsec)
-        )
-        if expected is None and seq != 0:
-            return None
-        expected = seq + 1
-        begin, end = (
-            struct.unpack_from("<Q", descriptors, slot * layout.desc_size + at)[0]
-            for at in (layout.begin, layout.next)
-        )
-        (size,) = struct.unpack_from("<H", infos, slot * layout.info_size + layout.text_len)
-        line = ""
-        if not begin & _NO_TEXT:
-            start = begin & mask
-            if begin // ring.bytes != end // ring.bytes and end & mask:
-                start = 0
-            line = text[start + 8 : min(start + 8 + size, start + (end - begin if start else end & mask))].decode(
+    mask = len(text) - 1
+    try:
+        for slot in range(records):
+            at, info = slot * layout.desc_size, slot * layout.info_size
+            (state,) = struct.unpack_from("<Q", descriptors, at + layout.state)
+            if state >> _STATE_SHIFT not in (_COMMITTED, _FINALIZED):
+                continue
+            begin, end = struct.unpack_from("<QQ", descriptors, at + layout.begin)
+            (stamp,) = struct.unpack_from("<Q", infos, info + layout.ts_nsec)
+            (size,) = struct.unpack_from("<H", infos, info + layout.text_len)
+            start = (begin & mask) + _BLOCK_HEAD
+            line = "" if begin & _NO_TEXT else text[start : start + min(size, end - begin - _BLOCK_HEAD)].decode(
                 "utf-8", "replace"
             )
-        prefix = f"[{stamp // 10**9:5d}.{stamp % 10**9 // 1000:06d}] "
-        out += [f"{prefix}{part}\n" for part in line.split("\n")]
+            prefix = f"[{stamp // 10**9:5d}.{stamp % 10**9 // 1000:06d}] "
+            out += [f"{prefix}{part}\n" for part in line.split("\n")]
+    except struct.error:
+        raise DecodeError("the log is not where its descriptors say", path="printk", offset=0) from None
     return "".join(out)

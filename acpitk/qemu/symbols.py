@@ -7,18 +7,14 @@ single-character tokens; everything else lies at known places around it.
 
 from __future__ import annotations
 
-import json
 import mmap
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
 from acpitk.errors import DecodeError
-from acpitk.qemu.image import KernelImage
 from acpitk.vmlinux import elf_sections
 
 _TOKENS = 256
@@ -31,38 +27,6 @@ _MARKED = 256
 _INDEX = struct.Struct("<256H")
 START: Final = "_text"
 """The first symbol of the image; decoding is judged by where it lands."""
-
-
-def symbols_of(image: KernelImage, names: frozenset[str]) -> Mapping[str, int]:
-    """Virtual addresses of those of `names` the kernel has, kept beside a cached vmlinux.
-
-    Raises:
-        DecodeError: the image has no readable kallsyms.
-    """
-    return {name: address for name, address in _all(image, names).items() if address is not None}
-
-
-@lru_cache(maxsize=16)
-def _all(image: KernelImage, names: frozenset[str]) -> Mapping[str, int | None]:
-    kept = image.path.with_name("symbols.json") if image.path.with_name("meta.json").exists() else None
-    if kept is not None:
-        try:
-            known = json.loads(kept.read_text())
-            if names <= known.keys() and all(v is None or isinstance(v, int) for v in known.values()):
-                return {name: known[name] for name in names}
-        except (OSError, ValueError, AttributeError):
-            pass
-    with image.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as vmlinux:
-        found = read_symbols(vmlinux, names)
-    every = {name: found.get(name) for name in sorted(names)}
-    if kept is not None:
-        staging = kept.with_name(f"{kept.name}.{os.getpid()}")
-        try:
-            staging.write_text(json.dumps(every) + "\n")
-            staging.replace(kept)
-        except OSError:
-            staging.unlink(missing_ok=True)
-    return every
 
 
 def read_symbols(vmlinux: bytes | mmap.mmap, names: frozenset[str]) -> Mapping[str, int]:

@@ -31,8 +31,8 @@
 
 #define PAGE 4096UL
 enum { BASE = 0xe8, PORTS = 8, START = 0 };
-enum { FORK = 1, WARM = 2 };                                    /* requests */
-enum { READY = 1, END = 2, HALTED = 3, GONE = 4, FAILED = 5 };  /* answers */
+enum { FORK = 1, WARM = 2, SET = 3, READ = 4, SEAL = 5 };       /* requests */
+enum { READY = 1, END = 2, HALTED = 3, GONE = 4, FAILED = 5, HELLO = 6 };  /* answers */
 
 struct request { uint32_t op, writes, cpu_ms, wall_ms; uint64_t size; };
 struct write { uint64_t offset, size; };
@@ -150,6 +150,7 @@ enum { BATCH = 4096 };
 static void keep_ram(void)
 {
     uint64_t pages = ram_size / PAGE, batch[BATCH], used = 0, room = 0;
+    free(kept_pages), free(kept), kept = NULL;
     kept_pages = calloc(1, pages / 8 + 1);
     for (uint64_t at = 0; at < pages; at += BATCH) {
         uint64_t n = pages - at < BATCH ? pages - at : BATCH;
@@ -216,7 +217,10 @@ static void apply(const char *data, uint32_t writes)
         struct write w;
         memcpy(&w, data, sizeof w);
         data += sizeof w;
+        if (w.offset > ram_size || w.size > ram_size - w.offset)
+            fail("a write beyond RAM");
         memcpy(ram + w.offset, data, w.size);
+        tb_invalidate_phys_range(ram_offset + w.offset, ram_offset + w.offset + w.size);
         data += w.size;
     }
 }
@@ -233,44 +237,48 @@ static void limit(uint32_t cpu_ms, uint32_t wall_ms)
         fail("a copy's time cannot be limited");
 }
 
-/* At an end: the client reads what it wants of RAM. Does not return in a copy. */
-static void at_end(uint32_t kind, uint32_t value)
+/* Sends what the client wants of RAM, until it wants nothing. */
+static void reads(void)
 {
     struct write want;
-    if (state == COPY)
-        for (int i = 0; i < 2; i++)
-            timer_delete(limits[i]);
-    answer(kind, value, 0);
-    for (;;) {
-        get(&want, sizeof want);
-        if (!want.size)
-            break;
+    for (get(&want, sizeof want); want.size; get(&want, sizeof want)) {
         if (want.offset > ram_size || want.size > ram_size - want.offset)
             fail("a read beyond RAM");
         put(ram + want.offset, want.size);
     }
+}
+
+/* At an end. Does not return in a copy. */
+static void at_end(uint32_t kind, uint32_t value)
+{
+    if (state == COPY)
+        for (int i = 0; i < 2; i++)
+            timer_delete(limits[i]);
+    answer(kind, value, 0);
+    reads();
     if (state == COPY)
         _exit(0);
 }
 
-/* Waits for a copy; ends it when the client hangs up. */
+/* Waits for a copy, and says what it came to. */
 static void follow(pid_t copy)
 {
-    int status = 0, fd = syscall(SYS_pidfd_open, copy, 0);
-    struct rusage use;
-    struct pollfd on[2] = { { .fd = fd, .events = POLLIN }, { .fd = client, .events = POLLRDHUP } };
-    while (fd >= 0 && poll(on, 2, -1) >= 0 && !on[0].revents)
-        if (on[1].revents & (POLLRDHUP | POLLHUP | POLLERR)) {
-            kill(copy, SIGKILL);
-            waitpid(copy, &status, 0);
-            _exit(0);
-        }
-    if (fd >= 0)
-        close(fd);
+    int status = 0;
+    struct rusage use = { 0 };
     while (wait4(copy, &status, 0, &use) < 0 && errno == EINTR)
         ;
-    answer(GONE, status,
-           (use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000ULL + use.ru_utime.tv_usec + use.ru_stime.tv_usec);
+    answer(GONE, status, (use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000ULL
+                             + use.ru_utime.tv_usec + use.ru_stime.tv_usec);
+}
+
+/* A thread of the server: when the client is gone, so is the server, and by PR_SET_PDEATHSIG every copy. */
+static void *watch(void *unused)
+{
+    struct pollfd on = { .fd = client, .events = POLLRDHUP };
+    while (poll(&on, 1, -1) < 0 && errno == EINTR)
+        ;
+    _exit(0);
+    return unused;
 }
 
 /* The CPU's thread between two instructions, QEMU's big lock held. Returns to let the guest run. */
@@ -295,6 +303,21 @@ static void serve(void *cpu, cpu_data unused)
         if (r.size > room && !(data = realloc(data, room = r.size)))
             fail("no memory for a request");
         get(data, r.size);
+        if (r.op == SET) {
+            apply(data, r.writes);
+            keep_ram();
+            answer(GONE, 0, 0);
+            continue;
+        }
+        if (r.op == SEAL) {
+            free(kept), free(kept_pages), kept = NULL, kept_pages = NULL;
+            answer(GONE, 0, 0);
+            continue;
+        }
+        if (r.op == READ) { /* of the stopped guest */
+            reads();
+            continue;
+        }
         if (r.op == WARM) {
             state = WARMING;
             apply(data, r.writes);
@@ -381,12 +404,15 @@ __attribute__((constructor)) static void preloaded(void)
     client = atoi(fd);
     unsetenv("LD_PRELOAD");
     unsetenv("ACPITK_FORK_FD");
-    prctl(PR_SET_DUMPABLE, 1);
+    pthread_t watcher;
+    if (pthread_create(&watcher, NULL, watch, NULL))
+        fail("no thread");
     for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++)
         if (!(*symbols[i].place = dlsym(RTLD_DEFAULT, symbols[i].name))) {
             char why[200];
             snprintf(why, sizeof why, "this QEMU does not export %s", symbols[i].name);
             fail(why);
         }
+    answer(HELLO, 0, 0);
     qemu_add_machine_init_done_notifier(&ready);
 }

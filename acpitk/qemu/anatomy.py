@@ -1,0 +1,193 @@
+"""What acpitk must know of one kernel image to stop it, patch it and read its memory: kept beside the image."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from acpitk.errors import DecodeError, ToolError
+from acpitk.qemu import printk
+from acpitk.qemu.image import KernelImage
+from acpitk.qemu.printk import LogLayout, read_log_layout
+from acpitk.qemu.symbols import read_symbols
+from acpitk.vmlinux import Struct, btf_types, elf_sections
+
+START: Final = "e820__memory_setup"
+"""Where a kernel is stopped before a case: nothing was read yet of the memory map, the command line's options
+or ACPI. setup_arch() has printed the command line and reserved the initrd."""
+TABLES: Final = "acpi_boot_table_init"
+"""Where it looks for ACPI tables."""
+ENDS: Final = ("mem_init", "memblock_free_all", "kmem_cache_init")
+"""Where zones are set up and `runner.Marker.ZONES` is printed, whichever comes first."""
+RESTART: Final = "emergency_restart"
+"""Where a panic ends with `panic=-1`."""
+
+_VARIABLES = ("boot_params", "boot_command_line", "command_line", "memblock", "_text")
+_UNWIND = ("unwind_init", "orc_init", "orc_lookup", "lookup_num_blocks")
+_CODE = (START, TABLES, *ENDS, RESTART, "early_serial_write", "native_calibrate_cpu_early")
+NAMES: Final = frozenset({*_VARIABLES, *_UNWIND, *_CODE, *printk.SYMBOLS})
+
+_KEPT = "anatomy.json"
+_FORMAT = 1
+_HIGH_MAP = 0xFFFFFFFF80000000
+"""__START_KERNEL_map: the kernel's image is mapped here plus its physical address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    """One kernel image.
+
+    Args:
+        symbols: virtual addresses of those of `NAMES` it has.
+        log: printk's ring buffer.
+        orc_lookup: bytes of the table unwind_init() fills.
+        params: offsets in struct boot_params.
+        reserved: offset of `reserved` in struct memblock, and of cnt, total_size and regions from there.
+        region_size: of struct memblock_region, which begins with base and size.
+    """
+
+    symbols: Mapping[str, int]
+    log: LogLayout
+    orc_lookup: int
+    params: Mapping[str, int]
+    reserved: Mapping[str, int]
+    region_size: int
+
+    def physical(self, name: str) -> int:
+        """Where a symbol lies in RAM, bytes.
+
+        Raises:
+            ToolError: the kernel has no such symbol.
+        """
+        if name not in self.symbols:
+            raise ToolError(f"this kernel has no symbol {name}")
+        return self.symbols[name] - _HIGH_MAP
+
+
+@lru_cache(maxsize=16)
+def anatomy_of(image: KernelImage) -> Anatomy:
+    """The anatomy of `image`, from the cache or worked out in about a second.
+
+    Raises:
+        DecodeError: the image has no kallsyms or no BTF, or lacks a type.
+    """
+    kept = image.path.with_name(_KEPT) if image.path.with_name("meta.json").exists() else None
+    if kept is not None:
+        try:
+            return _from_json(json.loads(kept.read_text()))
+        except (OSError, ValueError, TypeError, KeyError):
+            pass
+    with image.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as vmlinux:
+        anatomy = read_anatomy(vmlinux)
+    if kept is not None:
+        staging = kept.with_name(f"{kept.name}.{os.getpid()}")
+        try:
+            staging.write_text(json.dumps(asdict(anatomy) | {"format": _FORMAT, "names": sorted(NAMES)}) + "\n")
+            staging.replace(kept)
+        except OSError:
+            staging.unlink(missing_ok=True)
+    return anatomy
+
+
+def _from_json(document: dict[str, Any]) -> Anatomy:
+    if document.pop("format") != _FORMAT or document.pop("names") != sorted(NAMES):
+        raise ValueError
+    return Anatomy(**document | {"log": LogLayout(**document["log"])})
+
+
+def read_anatomy(vmlinux: bytes | mmap.mmap) -> Anatomy:
+    """The anatomy of an uncompressed kernel image.
+
+    Raises:
+        DecodeError: as `anatomy_of`.
+    """
+    wanted = frozenset({"boot_params", "setup_header", "memblock", "memblock_type", "memblock_region"})
+    types = btf_types(vmlinux, wanted).structs
+    params, header, reserved = types["boot_params"], types["setup_header"], types["memblock_type"]
+    at, lookup = _field(types["memblock"], "reserved"), elf_sections(vmlinux).get(".orc_lookup")
+    return Anatomy(
+        symbols=read_symbols(vmlinux, NAMES),
+        log=read_log_layout(vmlinux),
+        orc_lookup=lookup.size if lookup else 0,
+        params={
+            "e820_entries": _field(params, "e820_entries"),
+            "e820_table": _field(params, "e820_table"),
+            "ramdisk_image": _field(params, "hdr") + _field(header, "ramdisk_image"),
+            "ramdisk_size": _field(params, "hdr") + _field(header, "ramdisk_size"),
+        },
+        reserved={name: at + _field(reserved, name) for name in ("cnt", "total_size", "regions")},
+        region_size=types["memblock_region"].size,
+    )
+
+
+def _field(struct_: Struct, name: str) -> int:
+    if name not in struct_.fields:
+        raise DecodeError(f"no field {name}", path="btf.types", offset=0)
+    return struct_.fields[name]
+
+
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+_LOAD = 1
+_ENDBR64 = b"\xf3\x0f\x1e\xfa"
+_CALL, _NOP5, _RET = b"\xe8", b"\x0f\x1f\x44\x00\x00", b"\xc3"
+
+
+class Patcher:
+    """A copy of a kernel image whose functions can be changed."""
+
+    def __init__(self, vmlinux: bytes, anatomy: Anatomy) -> None:
+        self.image = bytearray(vmlinux)
+        self._anatomy = anatomy
+        (table,) = struct.unpack_from("<Q", vmlinux, 0x20)
+        size, count = struct.unpack_from("<HH", vmlinux, 0x36)
+        headers = [_PROGRAM_HEADER.unpack_from(vmlinux, table + size * i) for i in range(count)]
+        self._segments = [(h[3], h[2], h[5]) for h in headers if h[0] == _LOAD]
+
+    def body(self, name: str) -> int:
+        """Virtual address of a function, a leading ENDBR64 skipped.
+
+        Raises:
+            ToolError: the kernel has no such function.
+        """
+        self._anatomy.physical(name)
+        address = self._anatomy.symbols[name]
+        return address + 4 * (self._at(address, 4) == _ENDBR64)
+
+    def trap(self, name: str, port: int) -> None:
+        """Make the start of a function write to I/O port `port`, and end the translation block there.
+
+        Its place is the call of __fentry__, which does nothing until ftrace is set up.
+
+        Raises:
+            ToolError: the function has no such call.
+        """
+        address = self.body(name)
+        slot = self._at(address, 5)
+        if slot[:1] != _CALL and slot != _NOP5:
+            raise ToolError(f"{name} of this kernel does not begin with a call of __fentry__")
+        self.write(address, bytes([0xE6, port, 0xEB, 0x00, 0x90]))  # out %al,$port; jmp +0; nop
+
+    def returns(self, name: str, value: int | None = None) -> None:
+        """Make a function return at once, with `value` where one is given."""
+        self.write(self.body(name), _RET if value is None else b"\xb8" + struct.pack("<I", value) + _RET)
+
+    def write(self, address: int, code: bytes) -> None:
+        """Change the image at a virtual address."""
+        at = self._offset(address)
+        self.image[at : at + len(code)] = code
+
+    def _at(self, address: int, size: int) -> bytes:
+        at = self._offset(address)
+        return bytes(self.image[at : at + size])
+
+    def _offset(self, address: int) -> int:
+        for start, offset, size in self._segments:
+            if start <= address < start + size:
+                return offset + address - start
+        raise ToolError(f"address {address:#x} is not in the kernel's file")

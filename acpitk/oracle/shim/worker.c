@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: MIT */
+/* The process around the kernel's code: memory, faults, time limit, and the protocol of client.py.
+ *
+ * Freestanding: the kernel's objects bring their own string functions. Requests and responses lie in a
+ * shared memory file (descriptor 3); one line "n" on stdin runs n requests, one byte on stdout answers.
+ */
+#include "oracle.h"
+
+#define SHARED_FD 3
+#define PAGE 4096UL
+
+#define SYS_READ 0
+#define SYS_WRITE 1
+#define SYS_MMAP 9
+#define SYS_MPROTECT 10
+#define SYS_SIGACTION 13
+#define SYS_MADVISE 28
+#define SYS_SETITIMER 38
+#define SYS_EXIT 231
+#define SYS_SIGALTSTACK 131
+#define SYS_PRCTL 157
+#define SYS_FSTAT 5
+
+static long call(long nr, long a, long b, long c, long d, long e, long f)
+{
+	register long r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
+	long ret;
+
+	__asm__ volatile("syscall" : "=a"(ret) : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return ret;
+}
+
+static void die(int status)
+{
+	for (;;)
+		call(SYS_EXIT, status, 0, 0, 0, 0, 0);
+}
+
+static void copy(void *to, const void *from, o64 length)
+{
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(length) : : "memory");
+}
+
+static o64 length_of(const char *text)
+{
+	o64 n = 0;
+
+	while (text[n])
+		n++;
+	return n;
+}
+
+/* The kernel's data, between these symbols of kernel.ld, is put back after every run. A page that was never
+ * written is still read-only; the first write to it enters it in `dirty` for good. */
+extern char __kdata_start[], __kdata_end[], __snapshot_start[], __nodata_start[], __nodata_end[];
+extern char __ktext_start[], __ktext_end[];
+static o32 dirty[4096], dirty_count;
+
+struct oracle_request *oracle_request;
+struct oracle_response *oracle_response;
+int oracle_log_wanted;
+
+static char *out, *out_end;
+static char text[512];
+static o64 text_length;
+static char *log_buffer;
+static o64 log_length;
+#define LOG_MAX (16UL << 20)
+static volatile o32 run_serial, seen_serial, ticks;
+#define TICKS_MAX 20 /* of 100 ms CPU time */
+static void *jump[5];
+static volatile int running;
+static enum oracle_end ended;
+
+void oracle_exit(enum oracle_end end)
+{
+	ended = end;
+	__builtin_longjmp(jump, 1);
+}
+
+void oracle_text(const char *words, o64 length)
+{
+	if (length > sizeof text)
+		length = sizeof text;
+	copy(text, words, length);
+	text_length = length;
+}
+
+char *oracle_log(o64 room)
+{
+	return log_length + room <= LOG_MAX ? log_buffer + log_length : 0;
+}
+
+void oracle_logged(o64 length)
+{
+	log_length += length;
+}
+
+void oracle_put(const void *data, o64 length)
+{
+	if (out + length > out_end)
+		die(4);
+	copy(out, data, length);
+	out += length;
+}
+
+static void put_padded(const void *data, o64 length)
+{
+	static const char zeros[8];
+
+	oracle_put(data, length);
+	oracle_put(zeros, -length & 7);
+}
+
+/* Whole pages back to zero, the rest byte by byte. */
+void oracle_clean(void *start, o64 length)
+{
+	char *at = start, *end = at + length;
+	char *first = (char *)(((o64)at + PAGE - 1) & ~(PAGE - 1)), *last = (char *)((o64)end & ~(PAGE - 1));
+
+	if (first >= last) {
+		first = last = end;
+	} else {
+		call(SYS_MADVISE, (long)first, last - first, 4 /* MADV_DONTNEED */, 0, 0, 0);
+	}
+	for (; at < first; at++)
+		*at = 0;
+	for (at = last; at < end; at++)
+		*at = 0;
+}
+
+/* --- the kernel's string functions; memory that is not touched yet stays so */
+
+#define KERNEL_MAP 0xffffffff80000000UL
+
+void *memset(void *to, int c, o64 n)
+{
+	void *at = to;
+
+	if ((o64)to >= KERNEL_MAP) /* the kernel's own image: only brk is ever written */
+		at = (char *)ORACLE_PHYS_BASE + ((o64)to - KERNEL_MAP);
+	if (n >= 2 * PAGE && !c && (o64)at - ORACLE_PHYS_BASE < ORACLE_PHYS_SIZE) {
+		oracle_clean(at, n);
+		return to;
+	}
+	__asm__ volatile("rep stosb" : "+D"(at), "+c"(n) : "a"(c) : "memory");
+	return to;
+}
+
+void *memcpy(void *to, const void *from, o64 n)
+{
+	copy(to, from, n);
+	return to;
+}
+
+void *memmove(void *to, const void *from, o64 n)
+{
+	if ((o64)to - (o64)from >= n)
+		return memcpy(to, from, n);
+	while (n--)
+		((volatile char *)to)[n] = ((const char *)from)[n];
+	return to;
+}
+
+/* called with the kernel's alternatives: only rax, rcx and rdi may change */
+__asm__(".text\n.globl clear_page_orig, clear_page_rep, clear_page_erms\n"
+	"clear_page_orig:\nclear_page_rep:\nclear_page_erms:\n"
+	"\txor %eax, %eax\n\tmov $512, %ecx\n\trep stosq\n\tret\n"
+	".globl __clear_pages_unrolled\n__clear_pages_unrolled:\n\trep stosb\n\tret\n");
+
+static void say(enum oracle_end end, const char *words)
+{
+	ended = end;
+	oracle_text(words, length_of(words));
+}
+
+/* ` in 0x401234` behind the end's text; the client knows the names. */
+static void say_where(o64 address)
+{
+	char *at = text + text_length;
+
+	if (text_length + 24 > sizeof text)
+		return;
+	copy(at, " in 0x", 6);
+	at += 6;
+	for (int shift = 60; shift >= 0; shift -= 4)
+		if (address >> shift || !shift)
+			*at++ = "0123456789abcdef"[address >> shift & 15];
+	text_length = at - text;
+}
+
+/* struct ucontext of the kernel's signal ABI, as far as needed */
+struct context {
+	o64 flags;
+	void *link;
+	struct { void *sp; int flags; o64 size; } stack;
+	o64 regs[23]; /* r8-r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, ... err is 19, trapno 20 */
+};
+#define REG_RAX 13
+#define REG_RSP 15
+#define REG_RIP 16
+
+static void __attribute__((noreturn)) leave(void)
+{
+	__builtin_longjmp(jump, 1);
+}
+
+static void abandon(struct context *context)
+{
+	if (!running)
+		die(5);
+	context->regs[REG_RIP] = (o64)leave;
+	context->regs[REG_RSP] = (context->regs[REG_RSP] - 512) & ~15UL;
+}
+
+/* A privileged instruction: moves to and from control and debug registers, cli, sti, hlt, invlpg, wbinvd,
+ * rdmsr, wrmsr, in, out. It is replaced by no-ops for good; what it would have read is 0. */
+static int patch_privileged(struct context *context)
+{
+	unsigned char *at = (unsigned char *)context->regs[REG_RIP];
+	int length = 0, start = 0;
+
+	if ((char *)at < __ktext_start || (char *)at >= __ktext_end)
+		return 0;
+	while (at[start] == 0x66 || (at[start] & 0xf0) == 0x40)
+		start++;
+	if (at[start] == 0x0f) {
+		unsigned char op = at[start + 1];
+
+		if ((op & 0xfc) == 0x20)
+			length = start + 3; /* mov cr, mov dr */
+		else if (op == 0x09 || op == 0x30 || op == 0x32)
+			length = start + 2;
+		else if (op == 0x01 && at[start + 2] >> 6 != 3 && (at[start + 2] & 7) != 4)
+			length = start + ((at[start + 2] >> 6 == 1) ? 4 : 3); /* invlpg, lidt */
+		if ((op & 0xfd) == 0x20) { /* mov from cr: zero the register instead */
+			int reg = (at[start + 2] & 7) | (start && (at[start - 1] & 1) ? 8 : 0);
+			static const unsigned char slot[16] = { 13, 14, 12, 11, 15, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7 };
+
+			context->regs[slot[reg]] = 0;
+			context->regs[REG_RIP] += length;
+			return 1;
+		}
+	} else if (at[start] == 0xfa || at[start] == 0xfb || at[start] == 0xf4 ||
+		   (at[start] >= 0xec && at[start] <= 0xef)) {
+		length = start + 1;
+	} else if (at[start] >= 0xe4 && at[start] <= 0xe7) {
+		length = start + 2;
+	}
+	if (!length)
+		return 0;
+	for (int i = 0; i < length; i++)
+		at[i] = 0x90;
+	context->regs[REG_RAX] = 0;
+	return 1;
+}
+
+extern const char *const oracle_nodata_names[];
+extern const o32 oracle_nodata_count;
+#define NODATA_SIZE 4096UL
+
+static void on_signal(int number, int *info, struct context *context)
+{
+	char *address = *(char **)((char *)info + 16);
+
+	if (number == 26) { /* SIGVTALRM */
+		if (run_serial != seen_serial) {
+			seen_serial = run_serial;
+			ticks = 0;
+		} else if (running && ++ticks >= TICKS_MAX) {
+			say(END_HANG, "no end in sight");
+			abandon(context);
+		}
+		return;
+	}
+	if (number == 11) {
+		if (address >= __kdata_start && address < __kdata_end && dirty_count < 4096) {
+			o64 page = (address - __kdata_start) / PAGE;
+
+			if (call(SYS_MPROTECT, (long)(__kdata_start + page * PAGE), PAGE, 3, 0, 0, 0))
+				die(6);
+			dirty[dirty_count++] = page;
+			return;
+		}
+		if (address >= __nodata_start && address < __nodata_end) {
+			say(END_STUB, oracle_nodata_names[(address - __nodata_start) / NODATA_SIZE]);
+			abandon(context);
+			return;
+		}
+		if (!address && patch_privileged(context))
+			return;
+		say(END_FAULT, (o64)address < PAGE * 16 ? "BUG: kernel NULL pointer dereference" :
+							"BUG: unable to handle page fault");
+	} else if (number == 8) {
+		say(END_FAULT, "divide error");
+	} else if (number == 4) {
+		say(END_FAULT, "invalid opcode");
+	} else {
+		say(END_FAULT, "signal");
+	}
+	say_where(context->regs[REG_RIP]);
+	abandon(context);
+}
+
+struct sigaction_abi {
+	void (*handler)(int, int *, struct context *);
+	o64 flags;
+	void (*restorer)(void);
+	o64 mask;
+};
+
+__asm__(".text\noracle_restorer:\n\tmov $15, %eax\n\tsyscall\n"
+	".globl _start\n_start:\n\txor %ebp, %ebp\n\tand $-16, %rsp\n\tcall oracle_main\n\tud2\n");
+extern void oracle_restorer(void);
+
+static void handle(int number)
+{
+	struct sigaction_abi action = { on_signal, 0x04000000 | 0x08000000 | 4 | 0x40000000, oracle_restorer, 0 };
+
+	if (call(SYS_SIGACTION, number, (long)&action, 0, 8, 0, 0))
+		die(7);
+}
+
+static char alternate[65536] __attribute__((aligned(16)));
+
+static void restore(void)
+{
+	for (o32 i = 0; i < dirty_count; i++) {
+		void *to = __kdata_start + dirty[i] * PAGE;
+		const void *from = __snapshot_start + dirty[i] * PAGE;
+		o64 words = PAGE / 8;
+
+		__asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(words) : : "memory");
+	}
+	call(SYS_MADVISE, ORACLE_PHYS_BASE, ORACLE_PHYS_SIZE, 4, 0, 0, 0);
+	if (oracle_log_wanted)
+		call(SYS_MADVISE, ORACLE_VMEMMAP_BASE, ORACLE_VMEMMAP_SIZE, 4, 0, 0, 0);
+}
+
+static void __attribute__((noinline)) one(void)
+{
+	struct oracle_response *response = (struct oracle_response *)out;
+	static const struct oracle_response empty;
+
+	oracle_response = response;
+	oracle_put(&empty, sizeof empty);
+	text_length = log_length = 0;
+	oracle_log_wanted = oracle_request->flags & WANT_LOG;
+	run_serial++;
+	running = 1;
+	if (!__builtin_setjmp(jump))
+		oracle_kernel_run();
+	if (!__builtin_setjmp(jump)) {
+		response->end = ended;
+		oracle_kernel_report();
+	} else {
+		out = (char *)(response + 1); /* its own data made the report fault */
+		copy(response, &empty, sizeof empty);
+		response->end = ended;
+	}
+	running = 0;
+	response->text = text_length;
+	response->log = log_length;
+	put_padded(text, text_length);
+	put_padded(log_buffer, log_length);
+	response->size = out - (char *)response;
+	restore();
+}
+
+static long map(long at, o64 size, int fixed)
+{
+	/* private, anonymous, not reserved */
+	return call(SYS_MMAP, at, size, 3, 0x4022 | (fixed ? 0x100000 : 0), -1, 0);
+}
+
+/* The shared file: a page of header {o64 requests' bytes, responses' room, finished}, then both areas. */
+struct shared {
+	volatile o64 requests, responses, finished;
+};
+
+void oracle_main(void)
+{
+	struct { void *sp; int flags; o64 size; } stack = { alternate, 0, sizeof alternate };
+	struct { o64 interval[2], value[2]; } timer = { { 0, 100000 }, { 0, 100000 } };
+	o64 stat[18];
+	char *shared;
+	struct shared *header;
+	long got;
+
+	call(SYS_PRCTL, 1 /* PR_SET_PDEATHSIG */, 9, 0, 0, 0, 0);
+	if (call(SYS_FSTAT, SHARED_FD, (long)stat, 0, 0, 0, 0))
+		die(8);
+	got = call(SYS_MMAP, 0, stat[6], 3, 1, SHARED_FD, 0);
+	if (got < 0 && got > -4096)
+		die(9);
+	shared = (char *)got;
+	header = (struct shared *)shared;
+	if (map(ORACLE_PHYS_BASE, ORACLE_PHYS_SIZE, 1) != (long)ORACLE_PHYS_BASE)
+		die(10);
+	if (map(ORACLE_VMEMMAP_BASE, ORACLE_VMEMMAP_SIZE, 1) != (long)ORACLE_VMEMMAP_BASE)
+		die(10);
+	log_buffer = (char *)map(0, LOG_MAX, 0);
+	if (call(SYS_SIGALTSTACK, (long)&stack, 0, 0, 0, 0, 0))
+		die(11);
+	handle(4), handle(5), handle(7), handle(8), handle(11), handle(26);
+	call(SYS_MPROTECT, (long)__ktext_start, __ktext_end - __ktext_start, 7, 0, 0, 0);
+	oracle_kernel_setup();
+	copy(__snapshot_start, __kdata_start, __kdata_end - __kdata_start);
+	call(SYS_MPROTECT, (long)__kdata_start, __kdata_end - __kdata_start, 1, 0, 0, 0);
+	call(SYS_MPROTECT, (long)__nodata_start, __nodata_end - __nodata_start, 0, 0, 0, 0);
+	call(SYS_SETITIMER, 1 /* ITIMER_VIRTUAL */, (long)&timer, 0, 0, 0, 0);
+	for (;;) {
+		char line = 0;
+		char *in, *in_end;
+
+		do
+			got = call(SYS_READ, 0, (long)&line, 1, 0, 0, 0);
+		while (got == -4);
+		if (got != 1)
+			die(0);
+		in = shared + PAGE;
+		in_end = in + header->requests;
+		out = in + ((header->requests + PAGE - 1) & ~(PAGE - 1));
+		out_end = out + header->responses;
+		header->finished = 0;
+		while (in < in_end) {
+			oracle_request = (struct oracle_request *)in;
+			if (out + (1UL << 21) > out_end && header->finished)
+				break; /* the rest with the next line */
+			one();
+			in += oracle_request->size;
+			header->finished++;
+		}
+		while (call(SYS_WRITE, 1, (long)&line, 1, 0, 0, 0) == -4)
+			;
+	}
+}

@@ -15,6 +15,7 @@ NO_NID = -1
 HOTPLUG = 0x1
 MIRROR = 0x2
 RSRV_KERN = 0x20
+MEMORY_ARRAY, RESERVED_ARRAY = "memblock.memory array", "memblock.reserved array"
 FLAG_NAMES = {HOTPLUG: "hotplug", MIRROR: "mirror"}
 
 Row = tuple[int, int, int, int]
@@ -272,7 +273,7 @@ class Memblock:
             if at:
                 self.memory_max *= 2
                 self.reserve(at, at + size)
-                self.log.append(("memblock.memory array", at, at + size, NO_NID))
+                self.log.append((MEMORY_ARRAY, at, at + size, NO_NID))
 
     def _grow_reserved(self, start: int, end: int) -> bool:
         """memblock_double_array() for memblock.reserved: above the new area first, then below it."""
@@ -282,7 +283,7 @@ class Memblock:
             return False
         self.reserved_max *= 2
         _add(self.reserved, at, at + size)
-        self.log.append(("memblock.reserved array", at, at + size, NO_NID))
+        self.log.append((RESERVED_ARRAY, at, at + size, NO_NID))
         return True
 
 

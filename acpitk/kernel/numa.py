@@ -119,6 +119,7 @@ def _clear_kernel_nodes(numa: Numa, mb: Memblock, owners: list[Reserved]) -> dic
         mb.clear_hotplug(blk.start, blk.end)
         if blk.nid in marked:
             here = {r.owner for r in owners if r.start < blk.end and r.end > blk.start}
+            here |= {purpose for purpose, low, high, _ in mb.log if low < blk.end and high > blk.start}
             lost[blk.nid] = tuple(sorted(here.union(lost.get(blk.nid, ()))))
     return lost
 

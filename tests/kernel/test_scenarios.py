@@ -141,6 +141,12 @@ def test_initrd_on_a_hot_node_is_named() -> None:
     assert prediction.kernel_nodes == {1: ("initrd",)}
 
 
+def test_the_array_of_many_reserved_regions_is_named() -> None:
+    pages = [mem(page % 2, page << 12, page + 1 << 12) for page in range(256)]
+    tables = srat(*pages, mem(0, MIB, 512 * MIB), mem(2, 512 * MIB, GIB, HOT))
+    assert "memblock.reserved array" in run(tables, cmdline="").kernel_nodes[2]
+
+
 def test_above_4g_hole_with_acpi_tables_clears_the_node() -> None:
     one_entry = run(srat(C, N0, mem(1, 512 * MIB, 5 * GIB, HOT)), memory=3 * GIB)
     assert movable(one_entry) == {}

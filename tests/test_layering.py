@@ -29,7 +29,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "qemu": (*_BASE, "machine", "outcome", "klog", "vmlinux"),
     "images": (*_VALUES, "kernel", "qemu"),
     "corpus": (*_VALUES, "checks"),
-    "report": (*_VALUES, "kernel", "checks"),
+    "report": (*_VALUES, "kernel", "checks", "crashes"),
     "cli": (
         *_VALUES,
         "images",

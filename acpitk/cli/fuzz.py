@@ -248,8 +248,11 @@ def _goes_on(path: Path, started_with: Mapping[str, Any]) -> bool:
         if journal.finished or not journal.done:
             return False
         before = journal.started_with
-    differing = _differing(before["options"], started_with["options"]) or _differing(before, started_with)
-    if differing not in (None, "budget"):
+    differing = _differing(
+        before["options"] | {"seed cases": before["seeds"]},
+        started_with["options"] | {"seed cases": started_with["seeds"]},
+    )
+    if differing is not None:
         raise UsageError(
             f"{path.parent.parent}: holds a campaign with other {differing} that was interrupted: "
             "go on with it by --resume, or choose another --out"

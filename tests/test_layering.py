@@ -26,10 +26,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "checks": (*_VALUES, "kernel", "klog", "crashes"),
     "fuzz": (*_VALUES, "kernel", "checks"),
     "iasl": (*_BASE, "tables", "checks"),
-    "qemu": (*_BASE, "machine", "outcome", "klog", "vmlinux"),
+    "qemu": (*_VALUES, "klog", "vmlinux"),
     "images": (*_VALUES, "kernel", "qemu"),
     "corpus": (*_VALUES, "checks"),
-    "report": (*_VALUES, "kernel", "checks"),
+    "report": (*_VALUES, "kernel", "checks", "crashes"),
     "cli": (
         *_VALUES,
         "images",

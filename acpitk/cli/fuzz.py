@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.selection import Selection, parse_selection
 from acpitk.cli.campaign import Timeline, save_summary
+from acpitk.cli.export import fates
 from acpitk.cli.findings import chosen_format, emit_located, format_options, selection_options
 from acpitk.cli.inputs import PATH, find_image, guest_of, is_case, load_tables, read_stored, shipped_corpus
 from acpitk.cli.oracles import BOOT, boot_oracle, example_line, iasl_oracle, model_oracle
@@ -35,6 +36,8 @@ from acpitk.fuzz.journal import SqliteJournal, begin
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case, case_from_json
+from acpitk.qemu.argv import undeliverable
+from acpitk.qemu.image import list_kernels
 from acpitk.qemu.runner import find_qemu
 from acpitk.report.located import Located
 from acpitk.report.text import table
@@ -120,9 +123,11 @@ class _Options:
 )
 @click.option("--iasl-every", type=click.IntRange(1), metavar="K", help="Every K-th case also through iasl.")
 @click.option("--boot-every", type=click.IntRange(1), metavar="K", help="Boot every K-th case.")
-@click.option("--boot", "boot_all", type=click.Choice(["all"]), help="Boot every case.")
 @click.option(
-    "--kernel-image", "images", multiple=True, default=("v6.1",), help="What boots.  [default: v6.1]"
+    "--boot", "boot_all", type=click.Choice(["all", "new"]), help="Boot every case, or what is news."
+)
+@click.option(
+    "--kernel-image", "images", multiple=True, help="What boots.  [default: the kernels of --kernel]"
 )
 @click.option(
     "--generation",
@@ -164,7 +169,7 @@ def command(context: click.Context, /, **given: Any) -> int:
         if not options.booting:
             raise UsageError("--dry-run shows how a case boots: add --boot all or --boot-every")
         paths = (*options.sources, *options.seeds)
-        print(example_line(_seed_cases(paths), find_image(options.images[0])))
+        print(example_line(_seed_cases(paths), find_image(_images(options)[0])))
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     with _journal(options) as journal:
@@ -181,6 +186,8 @@ def command(context: click.Context, /, **given: Any) -> int:
                 if interrupted():
                     break
         journal.finished = not interrupted()
+    if options.booting and not interrupted():
+        store.confirm(result.found)
     save_summary(options.out, result, timeline, options.seed)
     if format_ == "json":
         emit_json(_document(result, store, options.seed))
@@ -248,8 +255,11 @@ def _goes_on(path: Path, started_with: Mapping[str, Any]) -> bool:
         if journal.finished or not journal.done:
             return False
         before = journal.started_with
-    differing = _differing(before["options"], started_with["options"]) or _differing(before, started_with)
-    if differing not in (None, "budget"):
+    differing = _differing(
+        before["options"] | {"seed cases": before["seeds"]},
+        started_with["options"] | {"seed cases": started_with["seeds"]},
+    )
+    if differing is not None:
         raise UsageError(
             f"{path.parent.parent}: holds a campaign with other {differing} that was interrupted: "
             "go on with it by --resume, or choose another --out"
@@ -265,15 +275,15 @@ def _campaign(options: _Options, journal: SqliteJournal, oracles: Iterable[Oracl
         iterations=budget["iterations"],
         oracles=tuple(oracles),
         seeds=tuple(case_from_json(case, source=f"{options.out}: seed {i}") for i, case in enumerate(seeds)),
-        generation=options.generation or (_BOOTED_GENERATION if options.boot_all else _GENERATION),
+        generation=options.generation or (_BOOTED_GENERATION if options.boot_all == "all" else _GENERATION),
         max_seconds=budget["time_limit"],
-        shard=_BOOTED_SHARD if options.boot_all else _SHARD,
+        shard=_BOOTED_SHARD if options.boot_all == "all" else _SHARD,
     )
 
 
 def _oracles(options: _Options) -> list[Oracle]:
     selection = parse_selection(options.select, options.ignore)
-    rows = tuple(name for text in options.kernels for name in text.split(","))
+    rows = _rows(options)
     if unknown := [name for name in rows if name not in POLICIES]:
         raise UsageError(f"--kernel: no row is called {unknown[0]!r}; known: {', '.join(POLICIES)}")
     if options.dry_run:
@@ -282,7 +292,7 @@ def _oracles(options: _Options) -> list[Oracle]:
     if options.iasl_every is not None:
         oracles.append(iasl_oracle(find_iasl(), every=options.iasl_every))
     if options.booting:
-        oracles += _boot_oracles(options.images, 1 if options.boot_all else options.boot_every or 1)
+        oracles += _boot_oracles(options)
     return [_selecting(oracle, selection) for oracle in oracles]
 
 
@@ -295,13 +305,22 @@ def _select(check: Callable[[Case], Iterable[Finding]], selection: Selection, ca
     return selection.of(check(case))
 
 
-def _boot_oracles(images: Iterable[str], every: int) -> Iterator[Oracle]:
+def _rows(options: _Options) -> tuple[str, ...]:
+    return tuple(name for text in options.kernels for name in text.split(","))
+
+
+def _images(options: _Options) -> tuple[str, ...]:
+    return options.images or _rows(options)
+
+
+def _boot_oracles(options: _Options) -> Iterator[Oracle]:
     find_qemu()
-    for spec in images:
+    for spec in _images(options):
         image = find_image(spec)
         if image.name not in POLICIES:
             raise UsageError(f"--kernel-image {spec}: the model has no row for Linux {image.name}")
-        yield boot_oracle(image, image.name, every=every)
+        every = 1 if options.boot_all == "all" else options.boot_every or 1
+        yield boot_oracle(image, image.name, every=every, novel=options.boot_all == "new")
 
 
 def _seed_cases(paths: tuple[Path, ...]) -> Iterator[Case]:
@@ -310,6 +329,8 @@ def _seed_cases(paths: tuple[Path, ...]) -> Iterator[Case]:
     for path in paths:
         if is_case(path):
             yield read_stored(path).case
+        elif path.is_dir() and not any(path.iterdir()):
+            note(f"{path} is empty: beginning with drawn cases alone")
         elif path.is_dir() and any(file.suffix == ".json" for file in path.iterdir()):
             corpus = load_corpus(path)
             for problem in corpus.problems:
@@ -351,6 +372,19 @@ class _Store:
                 for other in self._directory.glob(f"{path.stem[:-12]}*.json"):
                     if other != path:
                         other.unlink()
+
+    def confirm(self, found: Iterable[Found]) -> None:
+        """Boot what real kernels died of on every fetched kernel, and save what becomes of it on each."""
+        for each in found:
+            if not each.finding.id.startswith("BOOT-") or undeliverable(each.case):
+                continue
+            booted = list(fates(each.case, list_kernels()))
+            shows = tuple(fate.kernel for fate in booted if fate.shows(each.finding.signature))
+            stored = self._stored(replace(each, kernels=shows or each.kernels))
+            told = {"kernels": list(shows or each.kernels), "booted": {f.kernel: f.words for f in booted}}
+            stored = replace(stored, finding={**(stored.finding or {}), **told})
+            path = self.path(each)
+            save(self._directory, stored, slug=path.stem[:-13])
 
     def path(self, found: Found) -> Path:
         """Where `found` was saved."""

@@ -28,13 +28,16 @@ from acpitk.machine import Q35, Case
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.runner import PROGRAM, Marker, boot
+from acpitk.report.dossier import Fate
 
 MODEL, IASL, BOOT = "model", "iasl", "boot"
 
+BOOT_TIMEOUT = 20.0
+"""Seconds for one boot; the slowest that ends, a walk of 2^31 localities, takes seven on an idle machine."""
+_HANG_TIMEOUT = 10.0
+"""Seconds for a boot that the model expects to take minutes without an end in sight."""
 _IASL_MINIMISE, _BOOT_MINIMISE = 60, 40
 """Questions a minimisation may ask where each costs a process or a boot."""
-
-
 _SIZED_BY_BUILD = ("DIFF-RESERVED", "DIFF-NODE-DATA")
 """Differ between any two kernels, because their images and structures differ in size."""
 
@@ -51,7 +54,13 @@ def iasl_oracle(iasl: Iasl, *, every: int = 1) -> Oracle:
 
 
 def boot_oracle(
-    image: KernelImage, row: str, *, every: int = 1, timeout: float = 20, console: Path | None = None
+    image: KernelImage,
+    row: str,
+    *,
+    every: int = 1,
+    novel: bool = False,
+    timeout: float = BOOT_TIMEOUT,
+    console: Path | None = None,
 ) -> Oracle:
     """Whether a real kernel lives, and does what row `row` of the model says; its console goes to `console`.
 
@@ -61,6 +70,7 @@ def boot_oracle(
         name=f"{BOOT} {row}",
         check=partial(_check_boot, image, row, timeout, console),
         every=every,
+        novel=novel,
         deliverable=True,
         minimise_budget=_BOOT_MINIMISE,
         guide=partial(_forecast, image, row),
@@ -122,17 +132,40 @@ def _check_iasl(iasl: Iasl, case: Case) -> Iterable[Finding]:
 def _check_boot(
     image: KernelImage, row: str, timeout: float, console: Path | None, case: Case
 ) -> list[Finding]:
+    fate = boot_fate(case, image, row, timeout=timeout)
+    if console is not None:
+        write_file(console, fate.console.encode())
+    return list(fate.findings)
+
+
+def boot_fate(case: Case, image: KernelImage, row: str, *, timeout: float = BOOT_TIMEOUT) -> Fate:
+    """Boot a case as the boot oracle does, and what became of it.
+
+    Raises:
+        UsageError, ToolError: as `qemu.runner.boot`.
+    """
     prediction = predict_image(case, image, POLICIES[row])
     foreseen = _foreseen(case, prediction)
     short = foreseen is not None and prediction.outcome.panic is None
+    slow = _slow(prediction)
+    if slow and prediction.outcome.panic is None:
+        timeout = min(timeout, _HANG_TIMEOUT)
     result = boot(case, image, timeout=timeout, marker=Marker.ROOT if short else Marker.ZONES)
-    if console is not None:
-        write_file(console, result.console.encode())
     reports = crashes(result.console, ended=result.ended.value)
-    return [
-        *crash_findings(reports, kernel=row, foreseen=foreseen, slow=_slow(prediction)),
-        *differences(compare(prediction.outcome, result.to(Marker.ZONES).outcome())),
-    ]
+    outcome = result.to(Marker.ZONES).outcome()
+    return Fate(
+        kernel=row,
+        version=image.version,
+        outcome=outcome,
+        prediction=prediction,
+        crashes=reports,
+        findings=(
+            *crash_findings(reports, kernel=row, foreseen=foreseen, slow=slow),
+            *differences(compare(prediction.outcome, outcome)),
+        ),
+        foretold=tuple(check(case, prediction)),
+        console=result.console,
+    )
 
 
 def _foreseen(case: Case, prediction: Prediction) -> str | None:

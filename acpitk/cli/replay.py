@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from acpitk.checks.finding import Severity
+from acpitk.cli.export import export
 from acpitk.cli.inputs import PATH, find_image, json_option, read_stored
 from acpitk.cli.oracles import BOOT, IASL, boot_oracle, example_line, iasl_oracle, model_oracle
 from acpitk.cli.output import check_file_target, emit, emit_json
@@ -29,6 +31,9 @@ from acpitk.report.text import render_findings, table
 )
 @click.option("--kernel-image", "image", help="Fetched kernel or path.  [default: the finding's kernel]")
 @click.option("--console", type=PATH, help="With --boot: save the console log; NAME.log gets into reports.")
+@click.option(
+    "--export", "directory", type=PATH, metavar="DIR", help="Write all that a maintainer needs to DIR."
+)
 @click.option("--dry-run", is_flag=True, help="With --boot: print the QEMU line and stop.")
 @json_option
 def command(
@@ -37,6 +42,7 @@ def command(
     kernels: tuple[str, ...],
     image: str | None,
     console: Path | None,
+    directory: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -45,13 +51,19 @@ def command(
     Without --kernel, on the kernels the finding names. Exit status 1: it is reproduced, or --boot shows a
     difference between kernel and model; 0: it is gone. A case saved without a finding exits as predict.
 
+    --export boots the case on every fetched kernel and writes tables, .asl source, boot.sh, console logs,
+    prediction and REPORT.md; exit status 1: there is something to report.
+
     \b
     Examples:
       acpitk replay findings/pol-swept-1f0c6f6e-89127e2f4bd4.json
       acpitk replay findings/pol-swept-1f0c6f6e-89127e2f4bd4.json --boot --kernel v6.1
+      acpitk replay findings/boot-oops-5d2b1a7c-4a0be5b1e2c1.json --export report
     """
     stored = read_stored(finding)
     known = stored.finding or {}
+    if directory is not None:
+        return _export(stored, directory, boot=boot, as_json=as_json)
     rows = kernels or _kernels(stored, known)
     if dry_run:
         if not boot:
@@ -88,6 +100,28 @@ def command(
     if not expected:
         return exit_status(found)
     return int(any(reproduced.values()) or bool(new_differences and boot))
+
+
+def _export(stored: StoredCase, directory: Path, *, boot: bool, as_json: bool) -> int:
+    if boot:
+        raise UsageError("--export boots every fetched kernel by itself: leave --boot out")
+    done = export(stored, directory)
+    affected = [fate.kernel for fate in done.fates if fate.shows(done.finding.signature)]
+    if as_json:
+        emit_json(
+            {
+                "schema": 1,
+                "finding": done.finding.to_json(),
+                "directory": str(directory),
+                "booted": {fate.kernel: fate.words for fate in done.fates},
+                "affected": affected,
+            }
+        )
+    else:
+        rows = ((fate.kernel, fate.version, fate.words) for fate in done.fates)
+        title = f"{done.finding.signature}, written to {directory}"
+        emit(table(title, ("kernel", "release", "what the boot came to"), rows))
+    return int(bool(affected) or done.finding.severity is not Severity.NOTE)
 
 
 def _kernels(stored: StoredCase, known: Mapping[str, Any]) -> tuple[str, ...]:

@@ -43,6 +43,8 @@ class Oracle:
         minimise_budget: how often it is asked to make one of its cases smaller; 0 leaves cases as found.
         behaviour: names the decisions that a case led to, see `checks.behaviour`; asked right after `check`,
             unless that raised. None names nothing.
+        novel: it sees only the cases that are news by the decisions that the judges before it named; with it,
+            `every` may still thin them out.
         guide: a cheap forecast of what the judge says. Cases of one forecast are tried first when a case is
             made smaller, without asking the judge; None forecasts nothing.
     """
@@ -53,6 +55,7 @@ class Oracle:
     deliverable: bool = False
     minimise_budget: int = 400
     behaviour: Callable[[Case], frozenset[str]] | None = None
+    novel: bool = False
     guide: Callable[[Case], str | None] | None = None
 
 
@@ -414,7 +417,7 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
             applied.update(names)
         behaviour: frozenset[str] = frozenset()
         for oracle in campaign.oracles:
-            if index % oracle.every:
+            if index % oracle.every or (oracle.novel and behaviour and not known.has_news(behaviour)):
                 continue
             runs[oracle.name] += 1
             judged = sealed(case) if oracle.deliverable else case

@@ -291,8 +291,7 @@ def parse_slit(
     for pxm, nid in mapped:
         for other_pxm, other_nid in mapped:
             distance = _slit_entry(data, preceding, count * pxm + other_pxm)
-            if not set_distance(numa, mb, nid, other_nid, distance, end_of_memory):
-                return
+            set_distance(numa, mb, nid, other_nid, distance, end_of_memory)
 
 
 def _slit_entry(data: bytes, preceding: bytes, index: int) -> int:

@@ -138,6 +138,11 @@ _ENDBR64 = b"\xf3\x0f\x1e\xfa"
 _CALL, _NOP5, _RET = b"\xe8", b"\x0f\x1f\x44\x00\x00", b"\xc3"
 
 
+def after_endbr(code: bytes) -> int:
+    """Bytes of a leading ENDBR64."""
+    return len(_ENDBR64) if code.startswith(_ENDBR64) else 0
+
+
 class Patcher:
     """A copy of a kernel image whose functions can be changed."""
 
@@ -157,7 +162,7 @@ class Patcher:
         """
         self._anatomy.physical(name)
         address = self._anatomy.symbols[name]
-        return address + 4 * (self._at(address, 4) == _ENDBR64)
+        return address + after_endbr(self._at(address, 4))
 
     def trap(self, name: str, port: int) -> None:
         """Make the start of a function write to I/O port `port`, and end the translation block there.

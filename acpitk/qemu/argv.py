@@ -41,7 +41,7 @@ def undeliverable(case: Case) -> tuple[str, ...]:
             )
         elif sum(table) & 0xFF:
             reasons.append(f"{name} has a wrong checksum; QEMU corrects that{_ELSE}")
-    if problem := _cmdline_problem(case.cmdline):
+    if problem := cmdline_problem(case.cmdline):
         reasons.append(problem)
     return tuple(reasons)
 
@@ -75,7 +75,7 @@ def qemu_argv(
     machine = case.machine
     if isinstance(machine, Machine):
         raise UsageError("this machine is an explicit memory map; only a Q35 guest can be booted")
-    if problem := _cmdline_problem(case.cmdline):
+    if problem := cmdline_problem(case.cmdline):
         raise UsageError(problem)
     if len(table_paths) != len(case.tables) or (initrd is not None) != bool(machine.initrd):
         raise UsageError("one file per table, and an initrd exactly where the machine has one")
@@ -106,7 +106,7 @@ def shell_line(argv: Sequence[str]) -> str:
     return shlex.join(argv)
 
 
-def _cmdline_problem(cmdline: str) -> str | None:
+def cmdline_problem(cmdline: str) -> str | None:
     if not (cmdline.isascii() and cmdline.isprintable()):
         return f"the kernel command line has characters that are not printable ASCII: {cmdline!r}"
     if (size := len(CMDLINE) + 1 + len(cmdline)) > CMDLINE_MAX:

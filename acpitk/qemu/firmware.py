@@ -8,18 +8,17 @@ added tables, with any bytes as tables: their length and checksum are what they 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from acpitk.errors import ToolError
 from acpitk.machine import Q35, Case, E820Type, Machine
 from acpitk.qemu.anatomy import Anatomy
+from acpitk.qemu.guest_memory import ReadRam
 from acpitk.qemu.initramfs import padded
 from acpitk.ranges import GIB, KIB, MIB
 
-ReadRam = Callable[[int, int], bytes]
-"""(offset in RAM, size) -> bytes."""
 Write = tuple[int, bytes]
 """(offset in RAM, bytes)."""
 

@@ -26,20 +26,29 @@ from typing import Final, Self
 
 from acpitk.errors import DecodeError, ToolError
 from acpitk.machine import Q35, Case
-from acpitk.qemu.anatomy import ENDS, RESTART, START, Anatomy, Patcher, anatomy_of
-from acpitk.qemu.argv import CMDLINE, qemu_argv
-from acpitk.qemu.firmware import CMDLINE_SHOWN, Handover, Write, host_machine, unwritable
+from acpitk.qemu.anatomy import ENDS, RESTART, START, Anatomy, Patcher, after_endbr
+from acpitk.qemu.argv import qemu_argv
+from acpitk.qemu.firmware import Handover, Write
+from acpitk.qemu.guest_memory import ReadRam
 from acpitk.qemu.image import KernelImage, cache_dir
 from acpitk.qemu.initramfs import padded
-from acpitk.qemu.printk import BUFFER, DESCRIPTORS, INFOS, RING, console_text, read_ring
+from acpitk.qemu.stopped import (
+    HALTED,
+    GuestLostError,
+    Ran,
+    Use,
+    anatomy_for,
+    full_cmdline,
+    log_of,
+    quiet,
+    unwind_done,
+)
 
 SOURCE: Final = Path(__file__).with_name("helper") / "forkserver.c"
 CC_FLAGS: Final = ("-std=gnu11", "-O2", "-shared", "-fPIC")
 _CC_LIBRARIES = ("-ldl", "-lrt")
 _PORT = 0xE8
 """The helper's first I/O port: a write stops the guest, writes to those behind it are ends."""
-_TSC_KHZ = 1_000_000
-"""What the kernel is told its clock runs at: measuring takes longer than all the rest."""
 _START_S = 60.0
 _ANSWER_S = 30.0
 COPY_CPU_S: Final = 3.0
@@ -58,25 +67,6 @@ class _Op(IntEnum):
 
 class _Kind(IntEnum):
     READY, END, HALTED, GONE, FAILED, HELLO = range(1, 7)
-
-
-class ServerDiedError(Exception):
-    """The server does not answer, or answers nonsense."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What became of a copy that reached an end.
-
-    Args:
-        console: the log; None where it outgrew printk's buffer.
-        end: the function it was stopped in, `halted` for a CPU that will not run again.
-        read: reads RAM; only until the copy is let go.
-    """
-
-    console: str | None
-    end: str
-    read: Callable[[int, int], bytes]
 
 
 def build_helper() -> bytes:
@@ -115,7 +105,7 @@ def build_helper() -> bytes:
 
 
 def trapping(vmlinux: bytes, anatomy: Anatomy) -> bytes:
-    """The kernel image with traps where it is to stop, no serial output, and a clock it need not measure.
+    """The kernel image with traps where it is to stop.
 
     Raises:
         ToolError: the kernel lacks a function, or one is built in another way.
@@ -123,8 +113,7 @@ def trapping(vmlinux: bytes, anatomy: Anatomy) -> bytes:
     patcher = Patcher(vmlinux, anatomy)
     for port, name in enumerate((START, *ENDS, RESTART), start=_PORT):
         patcher.trap(name, port)
-    patcher.returns("early_serial_write")
-    patcher.returns("native_calibrate_cpu_early", _TSC_KHZ)
+    quiet(patcher)
     return bytes(patcher.image)
 
 
@@ -185,6 +174,10 @@ class _Channel:
             os.close(self._errors)
         self._errors = -1
 
+    def abandon(self) -> None:
+        """Close what was inherited, and nothing else."""
+        self._socket.close()
+
     @property
     def pid(self) -> int:
         """QEMU's process ID."""
@@ -204,7 +197,7 @@ class _Channel:
         """The next answer.
 
         Raises:
-            ServerDiedError: there is none.
+            GuestLostError: there is none.
             ToolError: the helper says what is missing.
         """
         kind, value, detail = _ANSWER.unpack(self._receive(_ANSWER.size))
@@ -213,7 +206,7 @@ class _Channel:
         try:
             return _Kind(kind), value, detail
         except ValueError:
-            raise ServerDiedError(f"answer {kind}") from None
+            raise GuestLostError(f"answer {kind}") from None
 
     def expect(self, kind: _Kind) -> tuple[int, int]:
         """The next answer, which has to be of this kind.
@@ -223,7 +216,7 @@ class _Channel:
         """
         try:
             got, value, detail = self.answer()
-        except ServerDiedError as error:
+        except GuestLostError as error:
             complaint = os.pread(self._errors, 4096, 0).decode(errors="replace").strip().splitlines()
             raise ToolError(f"QEMU with the helper: {(complaint or [str(error)])[-1]}") from None
         if got is not kind:
@@ -243,7 +236,7 @@ class _Channel:
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise ServerDiedError(str(error)) from None
+            raise GuestLostError(str(error)) from None
 
     def _receive(self, size: int) -> bytes:
         out = bytearray(size)
@@ -252,9 +245,9 @@ class _Channel:
             try:
                 more = self._socket.recv_into(view[got:])
             except OSError as error:
-                raise ServerDiedError(str(error)) from None
+                raise GuestLostError(str(error)) from None
             if not more:
-                raise ServerDiedError("it ended")
+                raise GuestLostError("it ended")
             got += more
         return bytes(out)
 
@@ -278,10 +271,7 @@ class Server:
         Raises:
             ToolError: it cannot be done here; the message says why.
         """
-        try:
-            self._anatomy = anatomy_of(image)
-        except DecodeError as error:
-            raise ToolError(f"kernel {image.name}: {error}") from None
+        self._anatomy = anatomy_for(image)
         self.machine = machine
         kernel, initrd = os.memfd_create("vmlinux"), os.memfd_create("initrd")
         try:
@@ -306,7 +296,7 @@ class Server:
             self._channel.expect(_Kind.READY)
             self._prepare(warm_with)
             self._channel.patience(_ANSWER_S)
-        except ServerDiedError as error:
+        except GuestLostError as error:
             self.close()
             raise ToolError(f"QEMU with the helper: {error}") from None
         except BaseException:
@@ -317,18 +307,22 @@ class Server:
         """End it."""
         self._channel.close()
 
+    def abandon(self) -> None:
+        """Let go of it in a process that only inherited it."""
+        self._channel.abandon()
+
     @property
     def pid(self) -> int:
         """QEMU's process ID."""
         return self._channel.pid
 
-    def run(self, case: Case, *, cpu: float = COPY_CPU_S, use: Callable[[Ran], None]) -> int | None:
+    def run(self, case: Case, *, cpu: float = COPY_CPU_S, use: Use) -> int | None:
         """Let a copy run `case` and call `use` at its end; the copy's CPU time in microseconds.
 
         None where the copy ended by itself or used up its time.
 
         Raises:
-            ServerDiedError: the server has to be replaced.
+            GuestLostError: the server has to be replaced.
         """
         self._channel.patience(cpu * _WALL + _ANSWER_S)
         writes = self._writes(case)
@@ -337,94 +331,48 @@ class Server:
             kind, value, _ = self._channel.answer()
             if kind is _Kind.GONE:
                 return None
-            try:
-                use(self._ran(case, kind, value))
-            finally:
-                self._channel.let_go()
+            use(self._ran(case, kind, value))
+            self._channel.let_go()
             kind, _, spent = self._channel.answer()
-        except ToolError as error:
-            raise ServerDiedError(str(error)) from None
+        except (ToolError, DecodeError) as error:
+            raise GuestLostError(str(error)) from None
         if kind is not _Kind.GONE:
-            raise ServerDiedError(f"answer {kind.name}")
+            raise GuestLostError(f"answer {kind.name}")
         return spent
 
     def _writes(self, case: Case) -> list[Write]:
-        return self._handover.writes(case, f"{CMDLINE} {case.cmdline}".rstrip())
+        return self._handover.writes(case, full_cmdline(case))
 
     def _ran(self, case: Case, kind: _Kind, value: int) -> Ran:
-        end = "halted" if kind is _Kind.HALTED else (START, *ENDS, RESTART)[value]
-        return Ran(self._console(case), end, self._channel.read)
-
-    def _console(self, case: Case) -> str | None:
-        anatomy, read = self._anatomy, self._channel.read
-        layout = anatomy.log
-        ring = read_ring(read(anatomy.physical(RING), layout.ring_size), layout)
-        if ring.records is None:
-            return None
-        text = console_text(
-            ring.records,
-            layout,
-            descriptors=read(anatomy.physical(DESCRIPTORS), ring.records * layout.desc_size),
-            infos=read(anatomy.physical(INFOS), ring.records * layout.info_size),
-            text=read(anatomy.physical(BUFFER), ring.bytes),
-        )
-        given = f"{CMDLINE} {case.cmdline}".rstrip()
-        return text.replace(f"] Command line: {self._handover.cmdline}\n", f"] Command line: {given}\n", 1)
+        end = HALTED if kind is _Kind.HALTED else (START, *ENDS, RESTART)[value]
+        return Ran(log_of(case, self._handover, self._channel.read), end, self._channel.read)
 
     def _prepare(self, warm_with: Sequence[Case]) -> None:
-        """Learn where everything is, and what unwind_init() comes to; then run `warm_with`.
-
-        unwind_init() fills a table that depends on the image alone, which takes half of a run. It is put there once, and the
-        function only says that it is there.
-        """
+        """Learn where everything is and what unwind_init() comes to; then run `warm_with`."""
         anatomy, channel = self._anatomy, self._channel
         channel.send(_Op.READ)
         self._handover = Handover.read(self.machine, anatomy, channel.read)
+        body = anatomy.symbols["unwind_init"]
+        body += after_endbr(channel.read(anatomy.physical("unwind_init"), 4))
         channel.let_go()
-        table, count = anatomy.physical("orc_lookup"), anatomy.physical("lookup_num_blocks")
-        channel.send(_Op.WARM)
-        channel.expect(_Kind.END)
-        filled, blocks = channel.read(table, anatomy.orc_lookup), channel.read(count, 4)
-        channel.let_go()
+        done: list[Write] = []
+        self._warm([], lambda read: done.extend(unwind_done(anatomy, body, read)))
+        channel.send(_Op.SET, _packed(done), count=len(done))
         channel.expect(_Kind.GONE)
-        at = self._patcher_body("unwind_init")
-        done = b"\xc6\x05" + struct.pack("<i", anatomy.symbols["orc_init"] - (at + 7)) + b"\x01\xc3"
-        where = anatomy.physical("unwind_init") + at - anatomy.symbols["unwind_init"]
-        self._set([(table, filled), (count, blocks), (where, done)])
         for case in warm_with:
-            writes = self._writes(case)
-            channel.send(_Op.WARM, _packed(writes), count=len(writes))
-            channel.expect(_Kind.END)
-            channel.let_go()
-            channel.expect(_Kind.GONE)
+            self._warm(self._writes(case))
         channel.send(_Op.SEAL)
         channel.expect(_Kind.GONE)
 
-    def _patcher_body(self, name: str) -> int:
-        self._channel.send(_Op.READ)
-        head = self._channel.read(self._anatomy.physical(name), 4)
-        self._channel.let_go()
-        return self._anatomy.symbols[name] + 4 * (head == b"\xf3\x0f\x1e\xfa")
-
-    def _set(self, writes: Sequence[Write]) -> None:
-        self._channel.send(_Op.SET, _packed(writes), count=len(writes))
-        self._channel.expect(_Kind.GONE)
-
+    def _warm(self, writes: Sequence[Write], use: Callable[[ReadRam], None] = lambda _: None) -> None:
+        """Let the server itself run to an end and back."""
+        channel = self._channel
+        channel.send(_Op.WARM, _packed(writes), count=len(writes))
+        channel.expect(_Kind.END)
+        use(channel.read)
+        channel.let_go()
+        channel.expect(_Kind.GONE)
 
 def _fill(fd: int, data: bytes) -> None:
     with os.fdopen(os.dup(fd), "wb") as file:
         file.write(data)
-
-
-def undeliverable(case: Case) -> str | None:
-    """Why a server cannot run `case`; None where it can."""
-    if (reason := unwritable(case)) is not None:
-        return reason
-    if len(CMDLINE) + 1 + len(case.cmdline) > CMDLINE_SHOWN:
-        return "the command line is too long to be replaced in the log"
-    assert isinstance(case.machine, Q35)  # noqa: S101 (checked by `unwritable`)
-    try:
-        host_machine(case.machine)
-    except ToolError as error:
-        return str(error)
-    return None

@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
@@ -26,6 +27,9 @@ from acpitk.vmlinux import btf_types
 
 LOCAL_DISTANCE, REMOTE_DISTANCE = 10, 20
 """include/linux/topology.h: what node_distance() says where the table says nothing."""
+
+ReadRam = Callable[[int, int], bytes]
+"""(offset in RAM, size) -> bytes; fewer where RAM ends."""
 
 _ZONE_NAMES = {
     "ZONE_DMA": "DMA",
@@ -69,13 +73,13 @@ class GuestMemory:
     distances: tuple[tuple[int, ...], ...] | None = None
 
 
-def observe(console: str, ram: int, *, machine: Q35, image: KernelImage) -> GuestMemory:
+def observe(console: str, ram: ReadRam, *, machine: Q35, image: KernelImage) -> GuestMemory:
     """Read zones and distances of a guest that reached its marker.
 
     Args:
         console: its log; NODE_DATA and memblock lines say where to look.
-        ram: descriptor of the file that is the guest's RAM.
-        machine: for where RAM addresses sit in that file.
+        ram: reads the guest's RAM.
+        machine: for where addresses sit in it.
         image: the kernel, for its layout.
     """
     outcome = klog.parse(console, kernel=image.name, ended="")
@@ -113,9 +117,9 @@ def _node_distances(table: tuple[bytes, ...], nodes: int) -> tuple[tuple[int, ..
     )
 
 
-def _read(ram: int, machine: Q35, address: int, size: int) -> bytes:
+def _read(ram: ReadRam, machine: Q35, address: int, size: int) -> bytes:
     offset = address if address < machine.low_end else machine.low_end + address - 4 * GIB
-    data = os.pread(ram, size, offset)
+    data = ram(offset, size)
     if len(data) != size:
         raise ValueError(f"guest memory {address:#x}+{size:#x} is not RAM")
     return data
@@ -137,7 +141,7 @@ def _zones(node: bytes, nid: int, layout: Layout) -> list[Zone]:
     return out
 
 
-def _distance_table(console: str, ram: int, machine: Q35) -> tuple[bytes, ...]:
+def _distance_table(console: str, ram: ReadRam, machine: Q35) -> tuple[bytes, ...]:
     """The rows of the table numa_alloc_distance() reserved last, unless numa_reset_distance() freed it."""
     place: tuple[int, int] | None = None
     wanted = 0

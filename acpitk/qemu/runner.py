@@ -12,24 +12,29 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from functools import lru_cache
 from pathlib import Path
 
 from acpitk import klog
-from acpitk.errors import ToolError, UsageError
+from acpitk.errors import DecodeError, ToolError, UsageError
 from acpitk.machine import Q35, Case
 from acpitk.outcome import Outcome
+from acpitk.qemu.anatomy import TABLES, anatomy_of
 from acpitk.qemu.argv import qemu_argv
+from acpitk.qemu.firmware import Firmware, unwritable
+from acpitk.qemu.gdb import Debugger
 from acpitk.qemu.guest_memory import GuestMemory, observe
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.initramfs import padded
@@ -66,6 +71,23 @@ class BootEnd(StrEnum):
     SILENT = "silent"
 
 
+class Delivery(StrEnum):
+    """How the tables of a case get into the guest."""
+
+    ACPITABLE = "acpitable"
+    """QEMU adds them to its own, and corrects their length and checksum."""
+    GUEST_MEMORY = "guest-memory"
+    """They are written where firmware has put its own, as they are (`firmware.Firmware`)."""
+
+
+class Via(StrEnum):
+    """Ways to run a case, best first; see `boots`."""
+
+    FORK = "fork"
+    SNAPSHOT = "snapshot"
+    FRESH = "fresh"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootResult:
     """One boot.
@@ -77,6 +99,9 @@ class BootResult:
         argv: the QEMU arguments, with the memory files as /proc/self/fd/N.
         kernel: the image's name.
         memory: what was read from guest memory; its fields are None where that was not possible.
+        via: the way it was run.
+        delivery: how its tables got in.
+        rerun: why a quicker way was not enough, where one was tried first.
     """
 
     console: str
@@ -85,6 +110,9 @@ class BootResult:
     argv: tuple[str, ...]
     kernel: str
     memory: GuestMemory
+    via: Via = Via.FRESH
+    delivery: Delivery = Delivery.ACPITABLE
+    rerun: str | None = None
 
     def to(self, marker: Marker) -> BootResult:
         """The boot as it would have been up to an earlier `marker`; itself where that was not reached."""
@@ -133,16 +161,18 @@ def boot(
     timeout: float = 30,
     marker: Marker = Marker.ZONES,
     kaslr: bool = False,
+    delivery: Delivery = Delivery.ACPITABLE,
     stop: threading.Event | None = None,
 ) -> BootResult:
     """Boot `case` on `image` until `marker`, a panic, an exit or `timeout` seconds.
 
-    With `kaslr` its vmlinuz is booted, and places itself at random.
+    With `kaslr` its vmlinuz is booted, and places itself at random. With GUEST_MEMORY as `delivery`, QEMU's debugger
+    stops the guest where it looks for its tables, and those of the case are put there, whatever they are.
 
     Setting `stop` from another thread ends the boot with a `ToolError`.
 
     Raises:
-        UsageError: the case cannot be given to QEMU, see `argv.undeliverable`.
+        UsageError: the case cannot be given to QEMU, see `argv.undeliverable` and `firmware.unwritable`.
         ToolError: QEMU is missing or did not start the guest.
     """
     if not isinstance(case.machine, Q35):
@@ -160,11 +190,15 @@ def boot(
                 file.write(data)
             return fd
 
-        tables = [memory_file(f"table{index}", table) for index, table in enumerate(case.tables)]
+        patched = delivery is Delivery.GUEST_MEMORY
+        if patched and (reason := unwritable(case)) is not None:
+            raise UsageError(f"this case cannot be booted: {reason}")
+        given = replace(case, tables=()) if patched else case
+        tables = [memory_file(f"table{index}", table) for index, table in enumerate(given.tables)]
         initrd = memory_file("initrd", padded(case.machine.initrd)) if case.machine.initrd else None
         ram = memory_file("ram", size=case.machine.memory)
         argv = qemu_argv(
-            case,
+            given,
             qemu=str(qemu),
             kernel=(image.vmlinuz if kaslr else image.path).absolute(),
             kaslr=kaslr,
@@ -174,8 +208,25 @@ def boot(
         )
         begun = time.monotonic()
         fds = [*tables, ram, *([initrd] if initrd is not None else [])]
-        console, ended = _run(argv, fds, marker=marker, timeout=timeout, stop=stop or threading.Event())
-        memory = observe(console, ram, machine=case.machine, image=image)
+        meanwhile = None
+        if patched:
+            ours, theirs = (files.enter_context(end) for end in socket.socketpair())
+            fds.append(theirs.fileno())
+            argv += ["-S", "-chardev", f"socket,id=gdb,fd={theirs.fileno()}", "-gdb", "chardev:gdb"]
+            at = _symbol(image, TABLES)
+
+            def meanwhile(alive: Callable[[], bool]) -> None:
+                _patch(case, Debugger(ours), at, ram, timeout, alive)
+
+        console, ended = _run(
+            argv,
+            fds,
+            marker=marker,
+            timeout=timeout,
+            stop=stop or threading.Event(),
+            meanwhile=meanwhile,
+        )
+        memory = observe(console, partial(_read_ram, ram), machine=case.machine, image=image)
         return BootResult(
             console=console,
             ended=ended,
@@ -183,7 +234,37 @@ def boot(
             argv=tuple(argv),
             kernel=image.name,
             memory=memory,
+            delivery=delivery,
         )
+
+
+def _symbol(image: KernelImage, name: str) -> int:
+    try:
+        symbols = anatomy_of(image).symbols
+    except DecodeError as error:
+        raise ToolError(f"kernel {image.name}: {error}") from None
+    if name not in symbols:
+        raise ToolError(f"kernel {image.name} has no {name}()")
+    return symbols[name]
+
+
+def _read_ram(ram: int, offset: int, size: int) -> bytes:
+    return os.pread(ram, size, offset)
+
+
+def _patch(
+    case: Case, guest: Debugger, at: int, ram: int, timeout: float, alive: Callable[[], bool]
+) -> None:
+    """Put the tables of `case` into a guest that has none, once firmware has made its own."""
+    guest.stop_at(at)
+    guest.go()
+    if guest.wait(timeout, alive):
+        assert isinstance(case.machine, Q35)  # noqa: S101 (checked by `boot`)
+        firmware = Firmware.read(case.machine, partial(_read_ram, ram))
+        for offset, data in firmware.writes(case):
+            os.pwrite(ram, data, offset)
+    guest.no_stop_at(at)
+    guest.detach()
 
 
 def boot_many(
@@ -212,9 +293,18 @@ def boot_many(
 
 
 def _run(
-    argv: list[str], fds: list[int], *, marker: Marker, timeout: float, stop: threading.Event
+    argv: list[str],
+    fds: list[int],
+    *,
+    marker: Marker,
+    timeout: float,
+    stop: threading.Event,
+    meanwhile: Callable[[Callable[[], bool]], None] | None = None,
 ) -> tuple[str, BootEnd]:
-    """Run QEMU until the marker or another end; its whole process group is gone when this returns."""
+    """Run QEMU until the marker or another end; its whole process group is gone when this returns.
+
+    `meanwhile` gets something done first; it is told how to see whether QEMU still runs.
+    """
     reached = _reached(marker)
     output, deadline = bytearray(), time.monotonic() + timeout
     with tempfile.TemporaryFile() as errors, _pipe() as (reader, writer):
@@ -230,6 +320,8 @@ def _run(
         except OSError as error:
             raise ToolError(f"{argv[0]} does not start: {error.strerror}") from None
         try:
+            if meanwhile is not None:
+                meanwhile(lambda: process.poll() is None and not stop.is_set())
             line, died, ended = 0, False, None
             while ended is None:
                 exited = process.poll() is not None

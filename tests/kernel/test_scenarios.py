@@ -380,6 +380,14 @@ def test_slit_count_beyond_int(entries: tuple[bytes, ...], count: int, panic: st
     assert run(srat(*entries), slit(count=count)).outcome.panic == panic
 
 
+def test_a_slit_is_walked_to_its_end_without_a_distance_table() -> None:
+    """numa_set_distance() has nowhere to write, but its argument is read from the SLIT for every pair."""
+    hot = [mem(pxm, pxm * 512 * MIB, (pxm + 1) * 512 * MIB, HOT) for pxm in (0, 1)]
+    outcome = run(srat(C, *hot), slit(count=1 << 32)).outcome
+    assert "Warning: can't allocate distance table!" in outcome.messages
+    assert outcome.panic == "BUG: unable to handle page fault in acpi_numa_slit_init"
+
+
 @pytest.mark.parametrize(("kernel", "missing", "owner"), [("v6.1", 512 * KIB, 1024), ("v6.12", MIB, 0)])
 def test_node_data_in_memory_without_a_node(kernel: str, missing: int, owner: int) -> None:
     table_bytes = srat(C, N0, mem(1, 512 * MIB, 0x3FFE0000 - missing, HOT))

@@ -46,7 +46,8 @@ def behaviour(prediction: Prediction) -> frozenset[str]:
         nodes = {node.nid for node in outcome.node_data}
         named.add(("nodes", len(nodes).bit_length(), len(nodes) == max(nodes, default=-1) + 1))
         named.update([("node data at home", node.nid == node.on_nid) for node in outcome.node_data])
-        named.update([("allocation", a.purpose, a.wanted_nid is None) for a in prediction.allocations])
+        for purpose, anywhere in {(a.purpose, a.wanted_nid is None) for a in prediction.allocations}:
+            named.add(("allocation", purpose.rstrip("0123456789()"), anywhere))
         regions = outcome.memory or ()
         named.update([("memory", region.nid is None, region.flags) for region in regions])
         named.update([("memoryless", nid == 0) for nid in nodes.difference([r.nid for r in regions])])

@@ -2,7 +2,8 @@
 
 A behaviour is a set of named decisions (`checks.behaviour`). A case is news when it shows a decision, or two
 of them together, that no case showed before; then it joins the cases that are mutated. Energy goes to rare
-decisions: the fewer cases showed one, the more often a case that does is mutated again.
+decisions: the fewer cases showed one, the more often a case that does is mutated again. As work grows with the
+tables, of two cases the smaller is preferred, and so is a decision that a small case shows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from random import Random
 from acpitk.machine import Case
 
 _BIT = (1).__lshift__
+_SMALL = 512
+"""Bytes of tables that make little difference to the work."""
 _RARE, _ANY = 0.8, 0.95
 """Shares: up to the first a case of a rare decision, up to the second any that was news, then a base case."""
 
@@ -95,7 +98,8 @@ class Feedback:
         self.news: list[News] = []
         self._bases = bases
         self._hits: Counter[str] = Counter()
-        self._showing: dict[str, list[Case]] = {}
+        self._showing: dict[str, list[News]] = {}
+        self._smallest: dict[str, int] = {}
 
     def learn(self, news: News) -> None:
         """Take in a case, if it still is news."""
@@ -103,8 +107,10 @@ class Feedback:
             return
         self.pairs += self.known.learn(news.behaviour)
         self.news.append(news)
+        size = _size(news)
         for name in news.behaviour:
-            self._showing.setdefault(name, []).append(news.case)
+            self._showing.setdefault(name, []).append(news)
+            self._smallest[name] = min(size, self._smallest.get(name, size))
 
     def count(self, hits: Mapping[str, int], signatures: Iterable[int]) -> None:
         """How often each decision came up, and the behaviours there were."""
@@ -114,7 +120,8 @@ class Feedback:
     def choose(self, rng: Random, count: int) -> list[Case]:
         """The cases to mutate next, one for each iteration."""
         names = list(self.known.decisions)
-        total = list(accumulate(self._hits[name] ** -0.5 for name in names))
+        energies = (self._hits[name] ** -0.5 / (_SMALL + self._smallest[name]) for name in names)
+        total = list(accumulate(energies))
         return [self._pick(rng, names, total) for _ in range(count)]
 
     def _pick(self, rng: Random, names: Sequence[str], total: Sequence[float]) -> Case:
@@ -122,10 +129,11 @@ class Feedback:
         if not self.news or share >= _ANY:
             return rng.choice(self._bases)
         if share >= _RARE:
-            return rng.choice(self.news).case
-        showing = self._showing[names[bisect(total, rng.random() * total[-1], hi=len(names) - 1)]]
-        return min(rng.choice(showing), rng.choice(showing), key=_size)
+            shown: Sequence[News] = self.news
+        else:
+            shown = self._showing[names[bisect(total, rng.random() * total[-1], hi=len(names) - 1)]]
+        return min(rng.choice(shown), rng.choice(shown), key=_size).case
 
 
-def _size(case: Case) -> int:
-    return sum(map(len, case.tables))
+def _size(news: News) -> int:
+    return sum(map(len, news.case.tables))

@@ -2,8 +2,8 @@
 
 A behaviour is a set of named decisions (`checks.behaviour`). A case is news when it shows a decision, or two
 of them together, that no case showed before; then it joins the cases that are mutated. Energy goes to rare
-decisions: the fewer cases showed one, the more often a case that does is mutated again. As work grows with the
-tables, of two cases the smaller is preferred, and so is a decision that a small case shows.
+decisions: the fewer cases showed one, the more often a case that does is mutated again. As work grows with
+the tables, of two cases the smaller is preferred, and so is a decision that a small case shows.
 """
 
 from __future__ import annotations

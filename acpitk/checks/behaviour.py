@@ -18,8 +18,11 @@ from acpitk.kernel.prediction import Prediction
 
 _verdict = attrgetter("zone", "reason")
 _DIGITS = str.maketrans("", "", "0123456789abcdef")
-_DEBUG = re.compile(r" *(?:memory|reserved)[.\[]|_{0,2}memblock_|MEMBLOCK |BIOS-e820|  node |\s*$")
-"""Lines of `memblock=debug` and of memory maps: addresses that change with every case."""
+_DEBUG = re.compile(
+    r" *(?:memory|reserved)[.\[]|_{0,2}memblock_|MEMBLOCK |BIOS-e820|  node |\s*$"
+    r"|ACPI: [A-Z0-9]{4} 0x|(?:Kernel c|C)ommand line:"
+)
+"""Lines that are no decisions: `memblock=debug`, memory maps, and what the case itself says."""
 _FRAME = re.compile(r" (\?)? ?([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+")
 _STACK_TOP = 3
 _SHAPE_LENGTH = 120
@@ -69,28 +72,27 @@ def console_behaviour(console: str, *, kernel: str) -> frozenset[str]:
     """The decisions a real kernel let be seen: shapes of its messages, its warnings, and tops of its stacks.
 
     Args:
-        console: the console log; lines of `memblock=debug` are left out.
+        console: the console log; lines of `memblock=debug` and of memory maps are left out.
         kernel: begins every name, because messages differ between kernels.
     """
     return frozenset(f"{kernel} {name}" for name in _console(klog.lines(console)))
 
 
 def _console(lines: Sequence[str]) -> Iterator[str]:
-    stack: list[str] | None = None
-    for line in lines:
+    stack: list[re.Match[str]] | None = None
+    for line in (*lines, ""):
         frame = _FRAME.match(line)
         if stack is not None and frame is not None:
-            if frame[1] is None and len(stack) < _STACK_TOP:
-                stack.append(frame[2])
+            stack.append(frame)
         elif stack:
-            yield "stack: " + " < ".join(stack)
+            # Early in a boot the unwinder is sure of no frame.
+            sure = [each[2] for each in stack if each[1] is None] or [each[2] for each in stack]
+            yield "stack: " + " < ".join(sure[:_STACK_TOP])
             stack = None
         if "Call Trace:" in line:
             stack = []
         elif frame is None and not _DEBUG.match(line):
             yield message_class(line)[:_SHAPE_LENGTH]
-    if stack:
-        yield "stack: " + " < ".join(stack)
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from itertools import combinations
 from pathlib import Path
 
-from acpitk.checks.behaviour import behaviour
+from acpitk.checks.behaviour import behaviour, console_behaviour
 from acpitk.checks.catalogue import RULES
 from acpitk.checks.crash import crash_findings
 from acpitk.checks.differential import compare, message_class
@@ -69,6 +69,7 @@ def boot_oracle(
     return Oracle(
         name=f"{BOOT} {row}",
         check=partial(_check_boot, image, row, timeout, console),
+        behaviour=partial(_booted_behaviour, row),
         every=every,
         novel=novel,
         deliverable=True,
@@ -135,7 +136,17 @@ def _check_boot(
     fate = boot_fate(case, image, row, timeout=timeout)
     if console is not None:
         write_file(console, fate.console.encode())
+    _last_console[row] = case, fate.console
     return list(fate.findings)
+
+
+_last_console: dict[str, tuple[Case, str]] = {}
+"""The case each row booted last, and its console: a campaign asks for the behaviour right after."""
+
+
+def _booted_behaviour(row: str, case: Case) -> frozenset[str]:
+    last, console = _last_console.get(row, (None, ""))
+    return console_behaviour(console, kernel=f"boot {row}") if last == case else frozenset()
 
 
 def boot_fate(case: Case, image: KernelImage, row: str, *, timeout: float = BOOT_TIMEOUT) -> Fate:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from acpitk.checks.behaviour import behaviour
+from pathlib import Path
+
+import pytest
+
+from acpitk.checks.behaviour import behaviour, console_behaviour
 from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
@@ -34,3 +38,39 @@ def test_decisions_do() -> None:
         named("0:mem=0-512M,hotplug", "1:mem=512M-1G,hotplug"),
     }
     assert len(others | {named(*ORDINARY)}) == 6
+
+
+LOGS = Path(__file__).resolve().parents[1] / "klog"
+KERNELS = ("v5.10", "v6.1", "v6.12", "v7.3")
+
+
+def logged(path: str, *, kernel: str = "k") -> frozenset[str]:
+    return console_behaviour((LOGS / path).read_text(), kernel=kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_other_addresses_on_a_console_do_not_matter(kernel: str) -> None:
+    console = (LOGS / "logs" / "accepted" / f"{kernel}.log").read_text()
+    moved = console.replace("0x000000003", "0x00000000a").replace("0x000000002", "0x000000009")
+    assert moved != console
+    assert console_behaviour(moved, kernel="k") == console_behaviour(console, kernel="k")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_decisions_on_a_console_do(kernel: str) -> None:
+    logs = sorted(LOGS.glob(f"logs/*/{kernel}.log"))
+    assert len({logged(str(log.relative_to(LOGS))) for log in logs}) == len(logs) > 1
+
+
+def test_a_console_names_its_kernel_and_little_of_debugging() -> None:
+    for kernel in KERNELS:
+        named = logged(f"logs/accepted/{kernel}.log", kernel=kernel)
+        assert all(name.startswith(f"{kernel} ") for name in named)
+        assert 30 < len(named) < 200
+        assert not any("memblock_reserve" in name or "command line" in name for name in named)
+
+
+def test_the_top_of_a_stack_is_a_decision() -> None:
+    stacks = {name for name in logged("crashes/starved-v6.12.log") if name.startswith("k stack: ")}
+    assert stacks
+    assert all(" < " in name and "+0x" not in name for name in stacks)

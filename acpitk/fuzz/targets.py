@@ -87,7 +87,7 @@ def _domains(entries: Sequence[bytes]) -> list[int]:
 def _new_domain(entries: Sequence[bytes], rng: Random) -> int:
     known = _domains(entries)
     free: list[int] = [domain for domain in (*range(8), 63, 64, 255, 256, 1023) if domain not in known]
-    return rng.choice(free or [(max(known) + 1) & 0xFFFF_FFFF])
+    return rng.choice(free) if free else (known[-1] + 1) % (1 << 32)
 
 
 def _ram(case: Case) -> list[tuple[int, int]]:

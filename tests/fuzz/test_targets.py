@@ -154,3 +154,11 @@ def test_aimed_mutations_kill_the_modelled_kernels_in_every_known_way() -> None:
 def test_section_edges_are_among_the_targets() -> None:
     edges = {m.base for case in after("edge-at-stake", 400) for m in memories(case)}
     assert any(edge % SECTION_SIZE == 0 and edge not in (0, GIB, 4 * GIB) for edge in edges)
+
+
+def test_a_table_that_uses_every_domain_is_still_mutated() -> None:
+    entries = tuple(raw.Memory(n, n * MIB, MIB).encode() for n in range(300)) + (raw.processor(1023, 0),)
+    full = Case(machine=Q35(GIB), tables=(seal(TABLE[: raw.FIXED_SIZE] + b"".join(entries)),))
+    for mutator in MUTATORS.values():
+        for seed in range(20):
+            assert isinstance(mutator.apply(full, Random(seed)), Case)

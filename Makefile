@@ -3,16 +3,19 @@
 # make check  lint, types and the tests that need no external tool
 # make docs   write the generated parts of docs/ anew
 # make bench  cases and boots a second on this machine
+# make compiled  the optional build with the hot modules compiled by mypyc, in .venv-compiled; needs gcc or clang
+# make check-compiled  the tests of what is compiled on that build, and one campaign digest from both builds
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+COMPILED ?= $(VENV)-compiled
 KERNELS ?= v6.1 v7.3
 MORE_KERNELS ?= v5.10 v6.12
 TOOLS := iasl qemu-system-x86_64 chromium
 PACKAGES := acpica-tools qemu-system-x86 chromium
 
-.PHONY: run test check lint docs bench tools kernels clean
+.PHONY: run test check lint docs bench compiled check-compiled tools kernels clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
@@ -36,6 +39,27 @@ bench: $(VENV)/.installed
 	@echo "model: $$($(BIN)/acpitk fuzz --iterations 10000 --seed 1 --out out/bench | head -n 1)"
 	@command -v qemu-system-x86_64 >/dev/null || { echo "boots: no QEMU here"; exit 0; }; \
 	echo "boots: $$($(BIN)/acpitk fuzz --iterations 60 --seed 1 --boot all --out out/bench | head -n 1)"
+
+compiled: $(COMPILED)/.installed
+
+check-compiled: $(COMPILED)/.installed $(VENV)/.developer
+	@plain=$$($(BIN)/python tests/benchmarks/digest.py) && \
+	compiled=$$($(COMPILED)/bin/python tests/benchmarks/digest.py) && \
+	echo "campaign digest: plain $$plain, compiled $$compiled" && test "$$plain" = "$$compiled"
+	@$(COMPILED)/bin/pytest -q tests/kernel tests/checks tests/fuzz tests/corpus tests/quality tests/test_machine.py \
+	tests/test_ranges.py -m "not iasl and not qemu and not kernel and not chromium"
+
+# From a copy, so that no shared object ends up beside the plain sources, where Python would prefer it.
+$(COMPILED)/.installed: pyproject.toml $(shell find acpitk -name '*.py')
+	@command -v cc gcc clang >/dev/null || { echo "make compiled needs a C compiler: install gcc" >&2; exit 3; }
+	@test -x $(COMPILED)/bin/python || $(PYTHON) -m venv $(COMPILED)
+	@rm -rf out/compiled && mkdir -p out/compiled && cp -r acpitk corpus pyproject.toml README.md LICENSE out/compiled
+	@$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check './out/compiled[dev,compiled]'
+	@cd out/compiled && HATCH_BUILD_HOOK_ENABLE_MYPYC=true $(abspath $(COMPILED))/bin/hatchling build -t wheel >/dev/null
+	@$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps \
+	out/compiled/dist/*.whl
+	@rm -rf out/compiled
+	@touch $@
 
 tools:
 	@for tool in $(TOOLS); do command -v $$tool >/dev/null || missing=1; done; \
@@ -61,4 +85,4 @@ $(VENV)/.developer: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPILED) out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

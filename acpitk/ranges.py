@@ -34,6 +34,10 @@ class PhysRange:
         if not 0 <= self.start <= self.end <= ADDRESS_LIMIT:
             raise ValueError(f"not a physical range: start {self.start:#x}, end {self.end:#x}")
 
+    def __reduce__(self) -> tuple[type[PhysRange], tuple[int, int]]:
+        """Pickled by its bounds, so that the compiled class can be, too."""
+        return PhysRange, (self.start, self.end)
+
     def __str__(self) -> str:
         """The kernel's inclusive form, `[mem 0x00100000-0x3fffffff]`."""
         return f"[mem {self.start:#010x}-{self.end - 1:#010x}]" if self.end else "[mem empty]"

@@ -170,7 +170,8 @@ def _memory_mutator(function: EditMemory) -> EditMemory:
 def with_table(case: Case, before: bytes, after: bytes) -> Case:
     """The case with its first table equal to `before` replaced."""
     at = case.tables.index(before)
-    return replace(case, tables=(*case.tables[:at], after, *case.tables[at + 1 :]))
+    tables = (*case.tables[:at], after, *case.tables[at + 1 :])
+    return Case(machine=case.machine, tables=tables, cmdline=case.cmdline)
 
 
 def _memories(entries: Sequence[bytes]) -> list[tuple[int, Memory]]:
@@ -231,7 +232,7 @@ def saturate_flags(entry: Memory, case: Case, rng: Random) -> Memory:
 def _all_hot(entries: Entries, hot: Callable[[Memory], bool]) -> Entries:
     for index, entry in _memories(entries):
         flags = entry.flags | HOT_PLUGGABLE if hot(entry) else entry.flags & ~HOT_PLUGGABLE
-        entries[index] = replace(entry, flags=flags).encode()
+        entries[index] = Memory(entry.domain, entry.base, entry.length, flags, entry.extra).encode()
     return entries
 
 

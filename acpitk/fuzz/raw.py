@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from acpitk.ranges import ADDRESS_LIMIT
 from acpitk.tables.header import checksum_valid, seal
@@ -149,25 +150,36 @@ class RawSrat:
                 yield index, found
 
 
+@lru_cache(maxsize=1024)
 def cut(table: bytes) -> RawSrat:
     """Cut a table of any bytes; `cut(table).encode() == table`."""
-    entries, at, end = [], FIXED_SIZE, len(table)
-    while at + 2 <= end and (length := table[at + 1]) >= 2 and at + length <= end:
-        entries.append(table[at : at + length])
-        at += length
+    entries: list[bytes] = []
+    at, end = FIXED_SIZE, len(table)
+    while at + 2 <= end:
+        following = at + table[at + 1]
+        if following < at + 2 or following > end:
+            break
+        entries.append(table[at:following])
+        at = following
     return RawSrat(table[:FIXED_SIZE], tuple(entries), table[at:])
+
+
+@lru_cache(maxsize=1024)
+def _truth(table: bytes) -> tuple[bool, bool]:
+    """Whether its length and its checksum are right."""
+    return int.from_bytes(table[4:8], "little") == len(table), checksum_valid(table)
 
 
 def keep_header_truth(before: bytes, after: bytes) -> bytes:
     """`after` with a right length and checksum exactly where `before` had them: damage outlives an edit."""
     if min(len(before), len(after)) < HEADER_SIZE:
         return after
-    length_right = int.from_bytes(before[4:8], "little") == len(before)
-    if length_right and checksum_valid(before):
+    length_right, checksum_right = _truth(before)
+    if length_right and checksum_right:
         return seal(after)
     length = len(after).to_bytes(4, "little") if length_right else before[4:8]
     after = after[:4] + length + after[8:]
-    if checksum_valid(before):
+    if checksum_right:
         checksum = (after[9] - sum(after)) & 0xFF
         return after[:9] + bytes([checksum]) + after[10:]
     return after

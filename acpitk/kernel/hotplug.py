@@ -141,6 +141,11 @@ def _verdict(
     memory: list[Row], index: int, zones: tuple[Zone, ...], start: int, end: int, policy: KernelPolicy
 ) -> tuple[int | None, str | None, BlockReason]:
     """Node, zone and reason of one block, boot-time allocations aside; `index` is of its first region."""
+    low, high, nid, _ = memory[index]
+    if low <= start and high >= end:  # one region, which is what most blocks are
+        names = [z.zone for z in zones if z.start < end and z.end > start and z.nid == nid]
+        if len(names) == 1:
+            return nid, names[0], BlockReason.MOVABLE if names[0] == "Movable" else BlockReason.KERNEL_ZONE
     rows = [memory[index]]
     for row in memory[index + 1 :]:
         if row[0] >= end:

@@ -132,11 +132,11 @@ def _covered(numa: Numa, mb: Memblock, max_pfn: int) -> bool:
             numa.messages.append(f"NUMA: no nodes coverage for {missing >> 8}MB of RAM")
             return False
         return True
+    pages = list(page_ranges(mb.memory))
     numa_pages = 0
     for blk in numa.meminfo:
-        low, high = blk.start >> PAGE_SHIFT, blk.end >> PAGE_SHIFT
-        numa_pages = max(0, numa_pages + _present(mb, blk.nid, low, high))
-    e820_pages = _present(mb, None, 0, max_pfn)
+        numa_pages += _present(pages, blk.nid, blk.start >> PAGE_SHIFT, blk.end >> PAGE_SHIFT)
+    e820_pages = _present(pages, None, 0, max_pfn)
     if e820_pages - numa_pages >= _MISSING_PAGES_LIMIT:
         numa.messages.append(
             f"NUMA: nodes only cover {numa_pages >> 8}MB of your {e820_pages >> 8}MB e820 RAM. Not used."
@@ -145,9 +145,13 @@ def _covered(numa: Numa, mb: Memblock, max_pfn: int) -> bool:
     return True
 
 
-def _present(mb: Memblock, nid: int | None, low: int, high: int) -> int:
+def _present(pages: list[tuple[int, int, int]], nid: int | None, low: int, high: int) -> int:
     """Pages of [low, high) in RAM of the node: the complement of __absent_pages_in_range()."""
-    return sum(max(0, min(end, high) - max(start, low)) for start, end, _ in page_ranges(mb.memory, nid))
+    present = 0
+    for start, end, page_nid in pages:
+        if start < high and end > low and (nid is None or page_nid == nid):
+            present += min(end, high) - max(start, low)
+    return present
 
 
 def allocate_node_data(numa: Numa, mb: Memblock, max_pfn: int) -> list[NodeData]:

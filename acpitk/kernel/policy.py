@@ -282,10 +282,6 @@ class KernelPolicy:
         )
     )
 
-    def __hash__(self) -> int:
-        """Of the row's name, for a cache is asked thousands of times a second."""
-        return hash(self.name)
-
     @property
     def version(self) -> tuple[int, int] | None:
         """Major and minor number a row is named after; None for a proposal."""
@@ -340,10 +336,6 @@ class KernelBuild:
     sections_per_root: int
     flat_apic_limit: int
     hot_added_online: bool
-
-    def __hash__(self) -> int:
-        """Of what tells builds apart, for a cache is asked thousands of times a second."""
-        return hash((self.brk_start, self.image_end, self.node_data))
 
     @property
     def max_pxm_domains(self) -> int:

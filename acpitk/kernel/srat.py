@@ -134,7 +134,8 @@ def hot_ranges(table: bytes, following: bytes) -> tuple[tuple[int, int], ...]:
     at = _FIXED_SRAT
     while at + 2 < min(length, _MAX_MAPPING) and data[at + 1]:
         if data[at] == 1 and data[at + 28] & _HOT_PLUGGABLE:
-            found.append((_MEMORY.unpack_from(data, at)[4], _MEMORY.unpack_from(data, at)[5]))
+            entry = _MEMORY.unpack_from(data, at)
+            found.append((entry[4], entry[5]))
         at += data[at + 1]
     return tuple(found)
 

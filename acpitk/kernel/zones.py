@@ -7,7 +7,7 @@ Everything is in pages unless it says bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from acpitk.kernel.cmdline import CommandLine
 from acpitk.kernel.memblock import HOTPLUG, MIRROR, NO_NID, Row
@@ -21,8 +21,7 @@ _DMA_PFN, _DMA32_PFN, _4G_PFN = 16 * MIB >> PAGE_SHIFT, 4 * GIB >> PAGE_SHIFT, 4
 _KERNEL_ZONES = ("DMA", "DMA32", "Normal")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZoneLayout:
+class ZoneLayout(NamedTuple):
     """Where ZONE_MOVABLE starts per node, and all populated zones (bytes)."""
 
     movable_start: dict[int, int]

@@ -29,7 +29,13 @@ def digests(iterations: int, seed: int) -> Iterator[tuple[int, str, str]]:
         case, mutators = campaign.case(index)
         for name, policy in POLICIES.items():
             prediction = predict(case, policy)
-            said = (case, mutators, prediction, invariants.check(case, prediction), behaviour(prediction))
+            said = (
+                case,
+                mutators,
+                prediction,
+                invariants.check(case, prediction),
+                sorted(behaviour(prediction)),
+            )
             yield index, name, sha256(repr(said).encode()).hexdigest()
 
 

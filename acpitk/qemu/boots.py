@@ -23,7 +23,7 @@ from acpitk.errors import ToolError, UsageError
 from acpitk.machine import Q35, Case
 from acpitk.qemu import argv as fresh
 from acpitk.qemu import forkserver
-from acpitk.qemu.anatomy import ENDS, RESTART
+from acpitk.qemu.anatomy import DEAD, ENDS, RESTART
 from acpitk.qemu.firmware import host_machine, unwritable
 from acpitk.qemu.guest_memory import observe
 from acpitk.qemu.image import KernelImage
@@ -202,8 +202,10 @@ class Boots:
             via=self.via,
             delivery=Delivery.GUEST_MEMORY,
         )
-        if ran.end == RESTART:
+        if ran.end in (RESTART, DEAD):
             died = klog.DIED.search(ran.console.encode()) is not None
+            if ran.end == DEAD and not klog.DEAD.search(ran.console.encode()):
+                return "died without last words"
             return replace(result, ended=BootEnd.PANIC if died else BootEnd.EXITED)
         if ran.end not in ENDS:
             return ran.end

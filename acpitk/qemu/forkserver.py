@@ -26,7 +26,7 @@ from typing import Final, Self
 
 from acpitk.errors import DecodeError, ToolError
 from acpitk.machine import Q35, Case
-from acpitk.qemu.anatomy import ENDS, RESTART, START, Anatomy, Patcher, after_endbr
+from acpitk.qemu.anatomy import DEAD, ENDS, RESTART, START, Anatomy, Patcher, after_endbr
 from acpitk.qemu.argv import qemu_argv
 from acpitk.qemu.firmware import Handover, Write
 from acpitk.qemu.guest_memory import ReadRam
@@ -49,6 +49,8 @@ CC_FLAGS: Final = ("-std=gnu11", "-O2", "-shared", "-fPIC")
 _CC_LIBRARIES = ("-ldl", "-lrt")
 _PORT = 0xE8
 """The helper's first I/O port: a write stops the guest, writes to those behind it are ends."""
+_STOPS = (START, *ENDS, RESTART, DEAD)
+"""The functions that write to it and those behind it."""
 _START_S = 60.0
 _ANSWER_S = 30.0
 COPY_CPU_S: Final = 3.0
@@ -111,8 +113,8 @@ def trapping(vmlinux: bytes, anatomy: Anatomy) -> bytes:
         ToolError: the kernel lacks a function, or one is built in another way.
     """
     patcher = Patcher(vmlinux, anatomy)
-    for port, name in enumerate((START, *ENDS, RESTART), start=_PORT):
-        patcher.trap(name, port)
+    for port, name in enumerate(_STOPS, start=_PORT):
+        (patcher.ends if name == DEAD else patcher.trap)(name, port)
     quiet(patcher)
     return bytes(patcher.image)
 
@@ -344,7 +346,7 @@ class Server:
         return self._handover.writes(case, full_cmdline(case))
 
     def _ran(self, case: Case, kind: _Kind, value: int) -> Ran:
-        end = HALTED if kind is _Kind.HALTED else (START, *ENDS, RESTART)[value]
+        end = HALTED if kind is _Kind.HALTED else _STOPS[value]
         return Ran(log_of(case, self._handover, self._channel.read), end, self._channel.read)
 
     def _prepare(self, warm_with: Sequence[Case]) -> None:

@@ -90,7 +90,9 @@ def anatomy_of(image: KernelImage) -> Anatomy:
     if kept is not None:
         staging = kept.with_name(f"{kept.name}.{os.getpid()}")
         try:
-            staging.write_text(json.dumps(asdict(anatomy) | {"format": _FORMAT, "names": sorted(NAMES)}) + "\n")
+            staging.write_text(
+                json.dumps(asdict(anatomy) | {"format": _FORMAT, "names": sorted(NAMES)}) + "\n"
+            )
             staging.replace(kept)
         except OSError:
             staging.unlink(missing_ok=True)

@@ -375,6 +375,7 @@ class Server:
         channel.let_go()
         channel.expect(_Kind.GONE)
 
+
 def _fill(fd: int, data: bytes) -> None:
     with os.fdopen(os.dup(fd), "wb") as file:
         file.write(data)

@@ -130,8 +130,10 @@ def console_text(
             (stamp,) = struct.unpack_from("<Q", infos, info + layout.ts_nsec)
             (size,) = struct.unpack_from("<H", infos, info + layout.text_len)
             start = (begin & mask) + _BLOCK_HEAD
-            line = "" if begin & _NO_TEXT else text[start : start + min(size, end - begin - _BLOCK_HEAD)].decode(
-                "utf-8", "replace"
+            line = (
+                ""
+                if begin & _NO_TEXT
+                else text[start : start + min(size, end - begin - _BLOCK_HEAD)].decode("utf-8", "replace")
             )
             prefix = f"[{stamp // 10**9:5d}.{stamp % 10**9 // 1000:06d}] "
             out += [f"{prefix}{part}\n" for part in line.split("\n")]

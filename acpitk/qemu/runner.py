@@ -252,9 +252,7 @@ def _read_ram(ram: int, offset: int, size: int) -> bytes:
     return os.pread(ram, size, offset)
 
 
-def _patch(
-    case: Case, guest: Debugger, at: int, ram: int, timeout: float, alive: Callable[[], bool]
-) -> None:
+def _patch(case: Case, guest: Debugger, at: int, ram: int, timeout: float, alive: Callable[[], bool]) -> None:
     """Put the tables of `case` into a guest that has none, once firmware has made its own."""
     guest.stop_at(at)
     guest.go()

@@ -120,7 +120,7 @@ def log_of(case: Case, handover: Handover, read: ReadRam) -> str | None:
         text=read(anatomy.physical(BUFFER), ring.bytes),
     )
     printed = f"] Command line: {handover.cmdline}\n"
-    return text.replace(printed, f"] Command line: {full_cmdline(case)}\n", 1)
+    return text and text.replace(printed, f"] Command line: {full_cmdline(case)}\n", 1)
 
 
 Use = Callable[[Ran], None]

@@ -25,7 +25,16 @@ from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.selection import Selection, parse_selection
 from acpitk.cli.campaign import Timeline, save_summary
 from acpitk.cli.findings import chosen_format, emit_located, format_options, selection_options
-from acpitk.cli.inputs import PATH, find_image, guest_of, is_case, load_tables, read_stored, shipped_corpus
+from acpitk.cli.inputs import (
+    PATH,
+    boot_via_option,
+    find_image,
+    guest_of,
+    is_case,
+    load_tables,
+    read_stored,
+    shipped_corpus,
+)
 from acpitk.cli.oracles import BOOT, boot_oracle, example_line, iasl_oracle, model_oracle
 from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_corpus, save
@@ -35,6 +44,7 @@ from acpitk.fuzz.journal import SqliteJournal, begin
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case, case_from_json
+from acpitk.qemu.boots import AUTO, check_via
 from acpitk.qemu.runner import find_qemu
 from acpitk.report.located import Located
 from acpitk.report.text import table
@@ -75,6 +85,7 @@ class _Options:
     iasl_every: int | None
     boot_every: int | None
     boot_all: str | None
+    via: str
     images: tuple[str, ...]
     generation: int | None
     out: Path
@@ -121,6 +132,7 @@ class _Options:
 @click.option("--iasl-every", type=click.IntRange(1), metavar="K", help="Every K-th case also through iasl.")
 @click.option("--boot-every", type=click.IntRange(1), metavar="K", help="Boot every K-th case.")
 @click.option("--boot", "boot_all", type=click.Choice(["all"]), help="Boot every case.")
+@boot_via_option(AUTO)
 @click.option(
     "--kernel-image", "images", multiple=True, default=("v6.1",), help="What boots.  [default: v6.1]"
 )
@@ -282,7 +294,9 @@ def _oracles(options: _Options) -> list[Oracle]:
     if options.iasl_every is not None:
         oracles.append(iasl_oracle(find_iasl(), every=options.iasl_every))
     if options.booting:
-        oracles += _boot_oracles(options.images, 1 if options.boot_all else options.boot_every or 1)
+        oracles += _boot_oracles(
+            options.images, options.via, 1 if options.boot_all else options.boot_every or 1
+        )
     return [_selecting(oracle, selection) for oracle in oracles]
 
 
@@ -295,13 +309,14 @@ def _select(check: Callable[[Case], Iterable[Finding]], selection: Selection, ca
     return selection.of(check(case))
 
 
-def _boot_oracles(images: Iterable[str], every: int) -> Iterator[Oracle]:
+def _boot_oracles(images: Iterable[str], via: str, every: int) -> Iterator[Oracle]:
     find_qemu()
     for spec in images:
         image = find_image(spec)
+        check_via(via, image)
         if image.name not in POLICIES:
             raise UsageError(f"--kernel-image {spec}: the model has no row for Linux {image.name}")
-        yield boot_oracle(image, image.name, every=every)
+        yield boot_oracle(image, image.name, every=every, via=via)
 
 
 def _seed_cases(paths: tuple[Path, ...]) -> Iterator[Case]:

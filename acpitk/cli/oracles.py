@@ -15,7 +15,7 @@ from acpitk.checks.differential import compare, message_class
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.invariants import check
-from acpitk.cli.output import write_file
+from acpitk.cli.output import note, write_file
 from acpitk.crashes import crashes
 from acpitk.errors import DecodeError, UsageError
 from acpitk.fuzz.campaign import Oracle
@@ -26,8 +26,9 @@ from acpitk.kernel.policy import POLICIES
 from acpitk.kernel.prediction import Prediction
 from acpitk.machine import Q35, Case
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
+from acpitk.qemu.boots import shared, unbootable
 from acpitk.qemu.image import KernelImage
-from acpitk.qemu.runner import PROGRAM, Marker, boot
+from acpitk.qemu.runner import PROGRAM, Marker, Via
 
 MODEL, IASL, BOOT = "model", "iasl", "boot"
 
@@ -51,17 +52,23 @@ def iasl_oracle(iasl: Iasl, *, every: int = 1) -> Oracle:
 
 
 def boot_oracle(
-    image: KernelImage, row: str, *, every: int = 1, timeout: float = 20, console: Path | None = None
+    image: KernelImage,
+    row: str,
+    *,
+    every: int = 1,
+    timeout: float = 20,
+    console: Path | None = None,
+    via: str = Via.FRESH,
 ) -> Oracle:
     """Whether a real kernel lives, and does what row `row` of the model says; its console goes to `console`.
 
-    Where the model says that too little memory is left, the kernel boots on until it looks for a disk.
+    Where the model says that too little memory is left, the kernel boots on until it looks for a disk. `via`
+    is as for `Boots`. Cases that no guest can be given are passed over.
     """
     return Oracle(
         name=f"{BOOT} {row}",
-        check=partial(_check_boot, image, row, timeout, console),
+        check=partial(_check_boot, image, row, timeout, console, via),
         every=every,
-        deliverable=True,
         minimise_budget=_BOOT_MINIMISE,
         guide=partial(_forecast, image, row),
     )
@@ -120,12 +127,15 @@ def _check_iasl(iasl: Iasl, case: Case) -> Iterable[Finding]:
 
 
 def _check_boot(
-    image: KernelImage, row: str, timeout: float, console: Path | None, case: Case
+    image: KernelImage, row: str, timeout: float, console: Path | None, via: str, case: Case
 ) -> list[Finding]:
+    if unbootable(case):
+        return []
     prediction = predict_image(case, image, POLICIES[row])
     foreseen = _foreseen(case, prediction)
     short = foreseen is not None and prediction.outcome.panic is None
-    result = boot(case, image, timeout=timeout, marker=Marker.ROOT if short else Marker.ZONES)
+    boots = shared(image, via, note)
+    result = boots.boot(case, timeout=timeout, marker=Marker.ROOT if short else Marker.ZONES)
     if console is not None:
         write_file(console, result.console.encode())
     reports = crashes(result.console, ended=result.ended.value)

@@ -1,4 +1,4 @@
-"""What acpitk must know of one kernel image to stop it, patch it and read its memory: kept beside the image."""
+"""What acpitk must know of a kernel image to stop it, patch it and read its memory; kept beside the image."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Patcher:
         (table,) = struct.unpack_from("<Q", vmlinux, 0x20)
         size, count = struct.unpack_from("<HH", vmlinux, 0x36)
         headers = [_PROGRAM_HEADER.unpack_from(vmlinux, table + size * i) for i in range(count)]
-        self._segments = [(h[3], h[2], h[5]) for h in headers if h[0] == _LOAD]
+        self._segments: list[tuple[int, int, int]] = [(h[3], h[2], h[5]) for h in headers if h[0] == _LOAD]
 
     def body(self, name: str) -> int:
         """Virtual address of a function, a leading ENDBR64 skipped.

@@ -2,7 +2,8 @@
 
 The kernel is an image that traps where it is to stop (`anatomy.Patcher`), QEMU is the host's own with
 `helper/forkserver.c` preloaded. One server answers for every case whose guest's memory is split like its own:
-the memory map, the command line, the initrd and the ACPI tables are written into a copy's RAM before it goes on.
+the memory map, the command line, the initrd and the ACPI tables are written into a copy's RAM before it goes
+on.
 """
 
 from __future__ import annotations
@@ -15,14 +16,11 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from acpitk.errors import DecodeError, ToolError
 from acpitk.machine import Q35, Case
@@ -36,7 +34,6 @@ from acpitk.qemu.stopped import (
     HALTED,
     GuestLostError,
     Ran,
-    Use,
     anatomy_for,
     full_cmdline,
     log_of,
@@ -57,6 +54,8 @@ COPY_CPU_S: Final = 3.0
 """CPU seconds a copy may take, a hundred times what most take."""
 _WALL = 10
 """Wall time a copy gets for each second of CPU time, on a busy machine."""
+
+T = TypeVar("T")
 
 _REQUEST = struct.Struct("<IIIIQ")
 _PLACE = struct.Struct("<QQ")
@@ -95,7 +94,8 @@ def build_helper() -> bytes:
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise ToolError(
-                f"{compiler} cannot compile the helper (Debian: gcc, libc6-dev): {(said or ['no message'])[0]}"
+                f"{compiler} cannot compile the helper (Debian: gcc, libc6-dev):"
+                f" {(said or ['no message'])[0]}"
             )
         program = out.read_bytes()
     with contextlib.suppress(OSError):
@@ -273,6 +273,8 @@ class Server:
         Raises:
             ToolError: it cannot be done here; the message says why.
         """
+        self.spent = 0
+        """CPU time of the last copy that reached an end, microseconds."""
         self._anatomy = anatomy_for(image)
         self.machine = machine
         kernel, initrd = os.memfd_create("vmlinux"), os.memfd_create("initrd")
@@ -318,8 +320,8 @@ class Server:
         """QEMU's process ID."""
         return self._channel.pid
 
-    def run(self, case: Case, *, cpu: float = COPY_CPU_S, use: Use) -> int | None:
-        """Let a copy run `case` and call `use` at its end; the copy's CPU time in microseconds.
+    def run(self, case: Case, *, cpu: float = COPY_CPU_S, use: Callable[[Ran], T]) -> T | None:
+        """Let a copy run `case`: what `use` makes of its end.
 
         None where the copy ended by itself or used up its time.
 
@@ -333,14 +335,14 @@ class Server:
             kind, value, _ = self._channel.answer()
             if kind is _Kind.GONE:
                 return None
-            use(self._ran(case, kind, value))
+            made = use(self._ran(case, kind, value))
             self._channel.let_go()
-            kind, _, spent = self._channel.answer()
+            kind, _, self.spent = self._channel.answer()
         except (ToolError, DecodeError) as error:
             raise GuestLostError(str(error)) from None
         if kind is not _Kind.GONE:
             raise GuestLostError(f"answer {kind.name}")
-        return spent
+        return made
 
     def _writes(self, case: Case) -> list[Write]:
         return self._handover.writes(case, full_cmdline(case))

@@ -25,7 +25,7 @@ SYMBOLS: Final = frozenset({RING, DESCRIPTORS, INFOS, BUFFER})
 
 _STATE_SHIFT = 62
 _RESERVED, _REUSABLE = 0, 3
-"""enum desc_state, the top two bits of a descriptor's state_var: being written; its text may be overwritten."""
+"""enum desc_state, the top two bits of state_var: still being written; text perhaps overwritten."""
 _ID = (1 << 32) - 1
 """As much of a descriptor's ID as is looked at: the kernel's first is (unsigned int)-(descriptors + 1)."""
 _BLOCK_HEAD = 8
@@ -88,7 +88,7 @@ def read_log_layout(vmlinux: bytes | mmap.mmap) -> LogLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ring:
-    """How many records were written since boot, None once the first of them are gone; bytes of the text buffer."""
+    """Records written since boot, None once the first of them are gone; bytes of the text buffer."""
 
     records: int | None
     bytes: int

@@ -13,7 +13,16 @@ from rich.console import RenderableType
 from acpitk.checks.differential import Comparison, compare, panic_class
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.invariants import check
-from acpitk.cli.inputs import PATH, case_options, find_image, json_option, kernel_option, read_case, size
+from acpitk.cli.inputs import (
+    PATH,
+    boot_via_option,
+    case_options,
+    find_image,
+    json_option,
+    kernel_option,
+    read_case,
+    size,
+)
 from acpitk.cli.kernel_boots import row_for
 from acpitk.cli.output import check_file_target, emit, emit_json, note, write_file
 from acpitk.cli.predict import exit_status
@@ -26,11 +35,12 @@ from acpitk.klog import lines
 from acpitk.machine import Q35, Case
 from acpitk.outcome import Outcome
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
+from acpitk.qemu.boots import AUTO, Boots, unbootable
 from acpitk.qemu.hot_add import HotAdd, device_address, hot_add
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.kaslr import Landing, kaslr
 from acpitk.qemu.remove import remove
-from acpitk.qemu.runner import PROGRAM, boot, find_qemu
+from acpitk.qemu.runner import PROGRAM, BootResult, Via, find_qemu
 from acpitk.report.text import render_comparison, render_findings, render_outcome, span, table
 
 _LAST_LINES = 12
@@ -80,6 +90,7 @@ def _device(text: str) -> HotAdd:
 @click.option("--check", "compare_model", is_flag=True, help="Compare with the model field by field.")
 @click.option("--console", "console_file", type=PATH, help="Save the console log here.")
 @click.option("--timeout", type=click.FloatRange(0.1, 3600), default=60, help="Seconds.  [default: 60]")
+@boot_via_option("fresh")
 @click.option("--dry-run", is_flag=True, help="Print the QEMU line and stop.")
 @json_option
 def command(
@@ -91,6 +102,7 @@ def command(
     compare_model: bool,
     console_file: Path | None,
     timeout: float,
+    via: str,
     dry_run: bool,
     as_json: bool,
     **inputs: Any,
@@ -115,7 +127,8 @@ def command(
       acpitk boot case.json --dry-run
     """
     case = read_case(**inputs)
-    if reasons := undeliverable(case):
+    special = removing or device or boots or dry_run
+    if reasons := (undeliverable if special else unbootable)(case):
         raise UsageError(f"this case cannot be booted: {reasons[0]}")
     if console_file is not None:
         check_file_target(console_file)
@@ -123,6 +136,8 @@ def command(
     image = find_image(image_spec)
     if len([True for mode in (removing, device, boots, dry_run) if mode]) > 1:
         raise UsageError("--remove, --hot-add, --kaslr and --dry-run exclude one another")
+    if special and not dry_run and via not in (AUTO, Via.FRESH):
+        raise UsageError(f"--boot-via {via} goes no further than the zones: leave it out here")
     if boots and (compare_model or console_file):
         raise UsageError("--kaslr is many boots: leave out --check and --console")
     if dry_run:
@@ -137,8 +152,10 @@ def command(
     elif device:
         booted = _hot_add(case, image, device, qemu, timeout)
     else:
-        result = boot(case, image, qemu=qemu, timeout=timeout)
-        booted = _Booted(case, result.outcome(), result.console, {}, [])
+        with Boots(image, via=via, qemu=qemu, note=note) as ways:
+            result = ways.boot(case, timeout=timeout)
+        how: dict[str, Any] = {"via": result.via, "delivery": result.delivery}
+        booted = _Booted(case, result.outcome(), result.console, how | _rerun(result), [])
     if console_file is not None:
         write_file(console_file, booted.console.encode())
     outcome = booted.outcome
@@ -165,6 +182,13 @@ def command(
     else:
         emit(*report)
     return int(failed)
+
+
+def _rerun(result: BootResult) -> dict[str, str]:
+    if result.rerun is None:
+        return {}
+    note(f"booted fresh: {result.rerun}")
+    return {"rerun": result.rerun}
 
 
 def _remove(case: Case, image: KernelImage, qemu: Path | None, timeout: float) -> _Booted:

@@ -20,7 +20,7 @@ from rich.text import Text
 from acpitk.checks.attribution import BUILD, Attribution, attribute, attributed_findings, with_option
 from acpitk.checks.differential import Comparison, compare
 from acpitk.cli import kernel_boots
-from acpitk.cli.inputs import PATH, case_options, find_image, json_option, read_case
+from acpitk.cli.inputs import PATH, boot_via_option, case_options, find_image, json_option, read_case
 from acpitk.cli.oracles import example_line
 from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_case, load_corpus, save
@@ -31,8 +31,8 @@ from acpitk.kernel.boot import boot as model_boot
 from acpitk.kernel.policy import BUILDS, KernelPolicy, policy_diff
 from acpitk.machine import Case
 from acpitk.outcome import Outcome
-from acpitk.qemu.argv import undeliverable
-from acpitk.qemu.runner import boot
+from acpitk.qemu.boots import AUTO, Boots, unbootable
+from acpitk.qemu.runner import Via
 from acpitk.report.text import printable, render_comparison, table
 
 MODEL = "model"
@@ -64,6 +64,7 @@ def duration(text: str) -> float:
 @click.option("--from", "sources", multiple=True, type=PATH, help="Fuzz this case or directory of cases.")
 @click.option("--out", type=PATH, help="Where cases go.  [default: differences]")
 @click.option("--timeout", type=duration, default=30, help="Of one boot; tried again with 4x.  [default: 30]")
+@boot_via_option(AUTO)
 @click.option("--dry-run", is_flag=True, help="Print a QEMU line for each kernel to boot, and stop.")
 @json_option
 def command(
@@ -78,6 +79,7 @@ def command(
     sources: tuple[Path, ...],
     out: Path | None,
     timeout: float,
+    via: str,
     dry_run: bool,
     as_json: bool,
     **inputs: Any,
@@ -137,6 +139,7 @@ def command(
             seeds=tuple(_seeds(sources)),
             out=out,
             timeout=timeout,
+            via=via if fuzzing or via != AUTO else Via.FRESH,
             as_json=as_json,
         )
     if start:
@@ -153,7 +156,7 @@ def command(
         return _campaign(fuzzed, before, after, jobs, out, as_json)
     if case is None:
         return _changelog(before, after, as_json)
-    outcomes = _boots(case, before, after, timeout) if real else ()
+    outcomes = _boots(case, before, after, timeout, via) if real else ()
     return _case(case, before, after, outcomes, as_json)
 
 
@@ -205,14 +208,17 @@ def _value(value: int) -> str:
     return str(value) if isinstance(value, bool) else hex(value)
 
 
-def _boots(case: Case, old: KernelPolicy, new: KernelPolicy, timeout: float) -> tuple[Outcome, Outcome]:
+def _boots(
+    case: Case, old: KernelPolicy, new: KernelPolicy, timeout: float, via: str
+) -> tuple[Outcome, Outcome]:
     """The case on the real kernels of both rows."""
-    if reasons := undeliverable(case):
+    if reasons := unbootable(case):
         raise UsageError(f"this case cannot be booted: {reasons[0]}")
-    first, second = (
-        boot(with_option(case, row), find_image(row.name), timeout=timeout).outcome() for row in (old, new)
-    )
-    return first, second
+    outcomes = []
+    for row in (old, new):
+        with Boots(find_image(row.name), via=Via.FRESH if via == AUTO else via, note=note) as boots:
+            outcomes.append(boots.boot(with_option(case, row), timeout=timeout).outcome())
+    return outcomes[0], outcomes[1]
 
 
 def _case(

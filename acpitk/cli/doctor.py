@@ -24,9 +24,10 @@ from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
 from acpitk.outcome import NumaState
+from acpitk.qemu.boots import tried
 from acpitk.qemu.host import kvm_problem, program_version
 from acpitk.qemu.image import SUITES, cache_dir, list_kernels, verify
-from acpitk.qemu.runner import find_qemu, qemu_version
+from acpitk.qemu.runner import Via, find_qemu, qemu_version
 from acpitk.ranges import GIB, KIB, format_size
 from acpitk.report.text import table
 from acpitk.tables.srat import SUBTABLES, encode_srat
@@ -110,9 +111,12 @@ def _checks() -> Iterator[Check]:
     yield _prediction()
     yield _tool("iasl", _iasl, "Debian: apt install acpica-tools")
     yield from _qemu()
-    yield _tool("C compiler", _compiler, "for boot --remove and --hot-add; Debian: apt install gcc")
+    yield _tool(
+        "C compiler", _compiler, "for quick boots, boot --remove and --hot-add; Debian: apt install gcc"
+    )
     yield _tool("browser", _browser, "only to look at HTML reports; Debian: apt install chromium")
     yield from _kernels()
+    yield from _ways()
     yield _cache()
 
 
@@ -219,6 +223,23 @@ def _kernels() -> Iterator[Check]:
         else:
             detail = f"{image.version}, checksum right, {image.path}"
             yield Check(name=f"kernel {name}", status=Status.OK, detail=detail)
+
+
+def _ways() -> Iterator[Check]:
+    """Which ways to boot work with each kernel, really tried."""
+    try:
+        qemu = find_qemu()
+    except ToolError:
+        return
+    for image in list_kernels():
+        missing = {way: why for way in Via if (why := tried(way, image, qemu)) is not None}
+        works = ", ".join(way for way in Via if way not in missing)
+        why = "".join(f"; no {way}: {reason}" for way, reason in missing.items())
+        yield Check(
+            name=f"boots of {image.name}",
+            status=Status.NOTE if missing else Status.OK,
+            detail=f"{works or 'none'}{why}",
+        )
 
 
 def _cache() -> Check:

@@ -26,7 +26,16 @@ from acpitk.checks.selection import Selection, parse_selection
 from acpitk.cli.campaign import Timeline, save_summary
 from acpitk.cli.export import fates
 from acpitk.cli.findings import chosen_format, emit_located, format_options, selection_options
-from acpitk.cli.inputs import PATH, find_image, guest_of, is_case, load_tables, read_stored, shipped_corpus
+from acpitk.cli.inputs import (
+    PATH,
+    boot_via_option,
+    find_image,
+    guest_of,
+    is_case,
+    load_tables,
+    read_stored,
+    shipped_corpus,
+)
 from acpitk.cli.oracles import BOOT, boot_oracle, example_line, iasl_oracle, model_oracle
 from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_corpus, save
@@ -36,7 +45,7 @@ from acpitk.fuzz.journal import SqliteJournal, begin
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case, case_from_json
-from acpitk.qemu.argv import undeliverable
+from acpitk.qemu.boots import AUTO, check_via, unbootable
 from acpitk.qemu.image import list_kernels
 from acpitk.qemu.runner import find_qemu
 from acpitk.report.located import Located
@@ -78,6 +87,7 @@ class _Options:
     iasl_every: int | None
     boot_every: int | None
     boot_all: str | None
+    via: str
     images: tuple[str, ...]
     generation: int | None
     out: Path
@@ -123,6 +133,7 @@ class _Options:
 )
 @click.option("--iasl-every", type=click.IntRange(1), metavar="K", help="Every K-th case also through iasl.")
 @click.option("--boot-every", type=click.IntRange(1), metavar="K", help="Boot every K-th case.")
+@boot_via_option(AUTO)
 @click.option(
     "--boot", "boot_all", type=click.Choice(["all", "new"]), help="Boot every case, or what is news."
 )
@@ -317,10 +328,12 @@ def _boot_oracles(options: _Options) -> Iterator[Oracle]:
     find_qemu()
     for spec in _images(options):
         image = find_image(spec)
+        check_via(options.via, image)
         if image.name not in POLICIES:
             raise UsageError(f"--kernel-image {spec}: the model has no row for Linux {image.name}")
         every = 1 if options.boot_all == "all" else options.boot_every or 1
-        yield boot_oracle(image, image.name, every=every, novel=options.boot_all == "new")
+        novel = options.boot_all == "new"
+        yield boot_oracle(image, image.name, every=every, novel=novel, via=options.via)
 
 
 def _seed_cases(paths: tuple[Path, ...]) -> Iterator[Case]:
@@ -376,7 +389,7 @@ class _Store:
     def confirm(self, found: Iterable[Found]) -> None:
         """Boot what real kernels died of on every fetched kernel, and save what becomes of it on each."""
         for each in found:
-            if not each.finding.id.startswith("BOOT-") or undeliverable(each.case):
+            if not each.finding.id.startswith("BOOT-") or unbootable(each.case):
                 continue
             booted = list(fates(each.case, list_kernels()))
             shows = tuple(fate.kernel for fate in booted if fate.shows(each.finding.signature))

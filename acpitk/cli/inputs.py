@@ -18,6 +18,7 @@ from acpitk import corpus
 from acpitk.errors import DecodeError, UsageError
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import MAX_RAM_END, Q35, Case, Machine, machine_from_json
+from acpitk.qemu.boots import CHOICES
 from acpitk.qemu.image import KernelImage, find_kernel
 from acpitk.ranges import format_size, parse_size
 from acpitk.tables.dump import MAX_SIZE, TableBlob, load, parse_dump
@@ -49,6 +50,14 @@ def guest_memory(text: str) -> int:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+def boot_via_option(default: str) -> Callable[[Command], Command]:
+    """`--boot-via`: how a case is run on a real kernel."""
+    text = "Fork a guest kept ready, go back to a snapshot of one, or boot fresh; auto is the quickest here."
+    return click.option(
+        "--boot-via", "via", type=click.Choice(CHOICES), default=default, help=f"{text}  [default: {default}]"
+    )
 
 
 def kernel_option(default: str | None) -> Callable[[Command], Command]:

@@ -7,6 +7,7 @@ import shlex
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -24,9 +25,8 @@ from acpitk.fuzz.boots import Boot, BootCampaign, Booted, Judge, Tally, judged
 from acpitk.images import build_for, predict_image
 from acpitk.kernel.policy import KernelPolicy, nearest_policy
 from acpitk.machine import Case
-from acpitk.qemu.argv import undeliverable
-from acpitk.qemu.image import KernelImage
-from acpitk.qemu.runner import BootEnd, boot, find_qemu
+from acpitk.qemu.boots import Boots, unbootable
+from acpitk.qemu.runner import BootEnd, find_qemu
 from acpitk.report.text import render_findings, table
 
 _PATIENCE = 4
@@ -50,6 +50,7 @@ def run(
     seeds: tuple[Case, ...],
     out: Path,
     timeout: float,
+    via: str,
     as_json: bool,
 ) -> int:
     """Boot `case`, or else fuzzed cases, on every kernel in `specs`, and report; the exit status.
@@ -60,26 +61,26 @@ def run(
         KeyboardInterrupt: after the report on what was found until then.
     """
     find_qemu()
-    stop = threading.Event()
-    judges = {image.name: _judge(image, timeout, stop) for image in map(find_image, specs)}
-    campaign = BootCampaign(
-        seed=seed,
-        judges=judges,
-        deliverable=lambda each: not undeliverable(each),
-        start=start,
-        iterations=iterations,
-        seeds=(case,) if case is not None else seeds,
-    )
-    if case is not None and (reasons := undeliverable(case)):
+    if case is not None and (reasons := unbootable(case)):
         raise UsageError(f"this case cannot be booted: {reasons[0]}")
-    report = _Report(campaign, out, jobs=jobs, own_case=case is not None)
-    interrupted = False
-    try:
-        for booted in campaign.run(jobs=jobs, max_seconds=time_limit, cancel=stop.set):
-            report.add(booted)
-        report.minimise()
-    except KeyboardInterrupt:
-        interrupted = True
+    stop, interrupted = threading.Event(), False
+    with ExitStack() as open_:
+        ways = [open_.enter_context(Boots(find_image(spec), via=via, note=note)) for spec in specs]
+        campaign = BootCampaign(
+            seed=seed,
+            judges={each.image.name: _judge(each, timeout, stop) for each in ways},
+            deliverable=lambda each: not unbootable(each),
+            start=start,
+            iterations=iterations,
+            seeds=(case,) if case is not None else seeds,
+        )
+        report = _Report(campaign, out, jobs=jobs, own_case=case is not None)
+        try:
+            for booted in campaign.run(jobs=jobs, max_seconds=time_limit, cancel=stop.set):
+                report.add(booted)
+            report.minimise()
+        except KeyboardInterrupt:
+            interrupted = True
     if as_json:
         emit_json(report.document())
     else:
@@ -101,14 +102,15 @@ def row_for(kernel: str) -> KernelPolicy:
     return row
 
 
-def _judge(image: KernelImage, timeout: float, stop: threading.Event) -> Judge:
-    """Boots a case on `image` and compares fields and allocations with the model's row for it."""
+def _judge(boots: Boots, timeout: float, stop: threading.Event) -> Judge:
+    """Boots a case and compares fields and allocations with the model's row for the kernel."""
+    image = boots.image
     row = row_for(image.name)
 
     def judge(case: Case) -> Boot:
-        result = boot(case, image, timeout=timeout, stop=stop)
+        result = boots.boot(case, timeout=timeout, stop=stop)
         if result.ended is BootEnd.TIMEOUT:
-            result = boot(case, image, timeout=_PATIENCE * timeout, stop=stop)
+            result = boots.boot(case, timeout=_PATIENCE * timeout, stop=stop)
         prediction, outcome = predict_image(case, image, row), result.outcome()
         requests = replay(
             klog.memblock_trace(result.console),
@@ -118,7 +120,7 @@ def _judge(image: KernelImage, timeout: float, stop: threading.Event) -> Judge:
             max_numnodes=build_for(image, row).max_numnodes,
         )
         comparison = compare(prediction.outcome, outcome)
-        return judged(comparison, requests, ended=result.ended.value, seconds=result.seconds)
+        return judged(comparison, requests, ended=result.ended.value, seconds=result.seconds, via=result.via)
 
     return judge
 
@@ -228,6 +230,7 @@ class _Report:
             "disagreed": tally.disagreed,
             "allocations": {"requests": tally.requests, "agreed": tally.agreed},
             "ended": dict(sorted(tally.ends.items())),
+            "via": dict(sorted(tally.ways.items())),
             "fields": {
                 name: {verdict.value.replace(" ", "_"): counts[verdict] for verdict in Verdict}
                 for name, counts in tally.fields.items()
@@ -243,7 +246,7 @@ class _Report:
             f"seed {self._campaign.seed}, iterations {self._campaign.start} to {self._next - 1}\n",
             table(
                 "Model against real kernels",
-                ("kernel", "boots>", "s each>", "disagree>", "allocations agreed>", "boots ended"),
+                ("kernel", "boots>", "s each>", "disagree>", "allocations agreed>", "boots ended", "via"),
                 (self._kernel_row(kernel, tally) for kernel, tally in self._tallies.items()),
             ),
             table(
@@ -263,7 +266,8 @@ class _Report:
     def _kernel_row(self, kernel: str, tally: Tally) -> tuple[object, ...]:
         each = f"{tally.seconds / tally.boots:.2f}" if tally.boots else "-"
         ends = ", ".join(f"{count} {end}" for end, count in sorted(tally.ends.items()))
-        return kernel, tally.boots, each, tally.disagreed, f"{tally.agreed}/{tally.requests}", ends
+        ways = ", ".join(f"{count} {way}" for way, count in sorted(tally.ways.items()))
+        return kernel, tally.boots, each, tally.disagreed, f"{tally.agreed}/{tally.requests}", ends, ways
 
 
 def _field_rows(tallies: Mapping[str, Tally]) -> Iterable[tuple[str, ...]]:

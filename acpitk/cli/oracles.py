@@ -15,7 +15,7 @@ from acpitk.checks.differential import compare, message_class
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.invariants import check
-from acpitk.cli.output import write_file
+from acpitk.cli.output import note, write_file
 from acpitk.crashes import crashes
 from acpitk.errors import DecodeError, UsageError
 from acpitk.fuzz.campaign import Oracle
@@ -26,8 +26,9 @@ from acpitk.kernel.policy import POLICIES
 from acpitk.kernel.prediction import Prediction
 from acpitk.machine import Q35, Case
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
+from acpitk.qemu.boots import shared, unbootable
 from acpitk.qemu.image import KernelImage
-from acpitk.qemu.runner import PROGRAM, Marker, boot
+from acpitk.qemu.runner import PROGRAM, Marker, Via
 from acpitk.report.dossier import Fate
 
 MODEL, IASL, BOOT = "model", "iasl", "boot"
@@ -61,18 +62,19 @@ def boot_oracle(
     novel: bool = False,
     timeout: float = BOOT_TIMEOUT,
     console: Path | None = None,
+    via: str = Via.FRESH,
 ) -> Oracle:
     """Whether a real kernel lives, and does what row `row` of the model says; its console goes to `console`.
 
-    Where the model says that too little memory is left, the kernel boots on until it looks for a disk.
+    Where the model says that too little memory is left, the kernel boots on until it looks for a disk. `via`
+    is as for `Boots`. Cases that no guest can be given are passed over.
     """
     return Oracle(
         name=f"{BOOT} {row}",
-        check=partial(_check_boot, image, row, timeout, console),
+        check=partial(_check_boot, image, row, timeout, console, via),
         behaviour=partial(_booted_behaviour, row),
         every=every,
         novel=novel,
-        deliverable=True,
         minimise_budget=_BOOT_MINIMISE,
         guide=partial(_forecast, image, row),
     )
@@ -131,9 +133,11 @@ def _check_iasl(iasl: Iasl, case: Case) -> Iterable[Finding]:
 
 
 def _check_boot(
-    image: KernelImage, row: str, timeout: float, console: Path | None, case: Case
+    image: KernelImage, row: str, timeout: float, console: Path | None, via: str, case: Case
 ) -> list[Finding]:
-    fate = boot_fate(case, image, row, timeout=timeout)
+    if unbootable(case):
+        return []
+    fate = boot_fate(case, image, row, timeout=timeout, via=via)
     if console is not None:
         write_file(console, fate.console.encode())
     _last_console[row] = case, fate.console
@@ -149,7 +153,9 @@ def _booted_behaviour(row: str, case: Case) -> frozenset[str]:
     return console_behaviour(console, kernel=f"boot {row}") if last == case else frozenset()
 
 
-def boot_fate(case: Case, image: KernelImage, row: str, *, timeout: float = BOOT_TIMEOUT) -> Fate:
+def boot_fate(
+    case: Case, image: KernelImage, row: str, *, timeout: float = BOOT_TIMEOUT, via: str = Via.FRESH
+) -> Fate:
     """Boot a case as the boot oracle does, and what became of it.
 
     Raises:
@@ -161,7 +167,8 @@ def boot_fate(case: Case, image: KernelImage, row: str, *, timeout: float = BOOT
     slow = _slow(prediction)
     if slow and prediction.outcome.panic is None:
         timeout = min(timeout, _HANG_TIMEOUT)
-    result = boot(case, image, timeout=timeout, marker=Marker.ROOT if short else Marker.ZONES)
+    boots = shared(image, via, note)
+    result = boots.boot(case, timeout=timeout, marker=Marker.ROOT if short else Marker.ZONES)
     reports = crashes(result.console, ended=result.ended.value)
     outcome = result.to(Marker.ZONES).outcome()
     return Fate(

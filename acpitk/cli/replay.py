@@ -10,7 +10,7 @@ import click
 
 from acpitk.checks.finding import Severity
 from acpitk.cli.export import export
-from acpitk.cli.inputs import PATH, find_image, json_option, read_stored
+from acpitk.cli.inputs import PATH, boot_via_option, find_image, json_option, read_stored
 from acpitk.cli.oracles import BOOT, IASL, boot_oracle, example_line, iasl_oracle, model_oracle
 from acpitk.cli.output import check_file_target, emit, emit_json
 from acpitk.cli.predict import exit_status
@@ -19,7 +19,7 @@ from acpitk.errors import UsageError
 from acpitk.fuzz.campaign import Oracle
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
-from acpitk.qemu.argv import undeliverable
+from acpitk.qemu.boots import unbootable
 from acpitk.report.text import render_findings, table
 
 
@@ -34,6 +34,7 @@ from acpitk.report.text import render_findings, table
 @click.option(
     "--export", "directory", type=PATH, metavar="DIR", help="Write all that a maintainer needs to DIR."
 )
+@boot_via_option("fresh")
 @click.option("--dry-run", is_flag=True, help="With --boot: print the QEMU line and stop.")
 @json_option
 def command(
@@ -43,6 +44,7 @@ def command(
     image: str | None,
     console: Path | None,
     directory: Path | None,
+    via: str,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -74,7 +76,7 @@ def command(
         if not boot:
             raise UsageError("--console saves what a boot prints: add --boot")
         check_file_target(console)
-    oracles = list(_oracles(stored, str(known.get("oracle", "")), rows, boot, image, console))
+    oracles = list(_oracles(stored, str(known.get("oracle", "")), rows, boot, image, console, via))
     found = [each for oracle in oracles for each in oracle.check(stored.case)]
     signatures = {each.signature for each in found}
     expected = stored.findings or ((str(known["signature"]),) if "signature" in known else ())
@@ -137,6 +139,7 @@ def _oracles(
     boot: bool,
     image: str | None,
     console: Path | None,
+    via: str,
 ) -> Iterator[Oracle]:
     rows = tuple(rows)
     if oracle.startswith(BOOT) and not boot:
@@ -145,7 +148,7 @@ def _oracles(
     if oracle == IASL:
         yield iasl_oracle(find_iasl())
     if boot:
-        if reasons := undeliverable(stored.case):
+        if reasons := unbootable(stored.case):
             raise UsageError(f"this case cannot be booted: {reasons[0]}")
         for row in rows if image is None else rows[:1]:
-            yield boot_oracle(find_image(image or row), row, console=console)
+            yield boot_oracle(find_image(image or row), row, console=console, via=via)

@@ -35,6 +35,7 @@ class Boot:
         fields: verdict of every compared field.
         requests: boot-time allocations replayed; `agreed` of them got the model's address.
         findings: one for each disagreement.
+        via: the way it ran, in the runner's words.
     """
 
     ended: str
@@ -43,6 +44,7 @@ class Boot:
     requests: int = 0
     agreed: int = 0
     findings: tuple[Finding, ...] = ()
+    via: str = "fresh"
 
 
 Judge = Callable[[Case], Boot]
@@ -59,12 +61,15 @@ class Booted:
     boot: Boot
 
 
-def judged(comparison: Comparison, requests: Sequence[Replayed], *, ended: str, seconds: float) -> Boot:
+def judged(
+    comparison: Comparison, requests: Sequence[Replayed], *, ended: str, seconds: float, via: str = "fresh"
+) -> Boot:
     """A boot from the comparison of its outcome with the model's and the replay of its allocations."""
     wrong = [request for request in requests if not request.agrees]
     return Boot(
         ended=ended,
         seconds=seconds,
+        via=via,
         fields=comparison.fields,
         requests=len(requests),
         agreed=len(requests) - len(wrong),
@@ -187,6 +192,7 @@ class Tally:
         fields: field -> how often it had each verdict.
         requests, agreed: boot-time allocations replayed, and those with the model's address.
         ends: how boots ended, and how often.
+        ways: by which way they ran, and how often.
         disagreed: boots with a finding.
     """
 
@@ -196,6 +202,7 @@ class Tally:
     requests: int = 0
     agreed: int = 0
     ends: Counter[str] = field(default_factory=Counter)
+    ways: Counter[str] = field(default_factory=Counter)
     disagreed: int = 0
 
     def add(self, boot: Boot) -> None:
@@ -207,4 +214,5 @@ class Tally:
         self.requests += boot.requests
         self.agreed += boot.agreed
         self.ends[boot.ended] += 1
+        self.ways[boot.via] += 1
         self.disagreed += bool(boot.findings)

@@ -1,4 +1,4 @@
-"""What acpitk must know of one kernel image to stop it, patch it and read its memory: kept beside the image."""
+"""What acpitk must know of a kernel image to stop it, patch it and read its memory; kept beside the image."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ TABLES: Final = "acpi_boot_table_init"
 ENDS: Final = ("mem_init", "memblock_free_all", "kmem_cache_init")
 """Where zones are set up and `runner.Marker.ZONES` is printed, whichever comes first."""
 RESTART: Final = "emergency_restart"
-"""Where a panic ends with `panic=-1`."""
+"""Where a panic ends with `panic=-1`, once that option was read."""
+DEAD: Final = "no_blink"
+"""What a panic that does not end calls for ever after its last words: it blinks no LED."""
 
 _VARIABLES = ("boot_params", "boot_command_line", "command_line", "memblock", "_text")
 _UNWIND = ("unwind_init", "orc_init", "orc_lookup", "lookup_num_blocks")
-_CODE = (START, TABLES, *ENDS, RESTART, "early_serial_write", "native_calibrate_cpu_early")
+_CODE = (START, TABLES, *ENDS, RESTART, DEAD, "early_serial_write", "native_calibrate_cpu_early")
 NAMES: Final = frozenset({*_VARIABLES, *_UNWIND, *_CODE, *printk.SYMBOLS})
 
 _KEPT = "anatomy.json"
-_FORMAT = 1
+_FORMAT = 3
 _HIGH_MAP = 0xFFFFFFFF80000000
 """__START_KERNEL_map: the kernel's image is mapped here plus its physical address."""
 
@@ -88,7 +90,9 @@ def anatomy_of(image: KernelImage) -> Anatomy:
     if kept is not None:
         staging = kept.with_name(f"{kept.name}.{os.getpid()}")
         try:
-            staging.write_text(json.dumps(asdict(anatomy) | {"format": _FORMAT, "names": sorted(NAMES)}) + "\n")
+            staging.write_text(
+                json.dumps(asdict(anatomy) | {"format": _FORMAT, "names": sorted(NAMES)}) + "\n"
+            )
             staging.replace(kept)
         except OSError:
             staging.unlink(missing_ok=True)
@@ -152,7 +156,7 @@ class Patcher:
         (table,) = struct.unpack_from("<Q", vmlinux, 0x20)
         size, count = struct.unpack_from("<HH", vmlinux, 0x36)
         headers = [_PROGRAM_HEADER.unpack_from(vmlinux, table + size * i) for i in range(count)]
-        self._segments = [(h[3], h[2], h[5]) for h in headers if h[0] == _LOAD]
+        self._segments: list[tuple[int, int, int]] = [(h[3], h[2], h[5]) for h in headers if h[0] == _LOAD]
 
     def body(self, name: str) -> int:
         """Virtual address of a function, a leading ENDBR64 skipped.
@@ -177,6 +181,10 @@ class Patcher:
         if slot[:1] != _CALL and slot != _NOP5:
             raise ToolError(f"{name} of this kernel does not begin with a call of __fentry__")
         self.write(address, bytes([0xE6, port, 0xEB, 0x00, 0x90]))  # out %al,$port; jmp +0; nop
+
+    def ends(self, name: str, port: int) -> None:
+        """As `trap`, for a function that is not gone on with: any will do."""
+        self.write(self.body(name), bytes([0xE6, port, 0xEB, 0x00]))
 
     def returns(self, name: str, value: int | None = None) -> None:
         """Make a function return at once, with `value` where one is given."""

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 from weakref import WeakSet
 
 from acpitk import klog
@@ -23,12 +23,12 @@ from acpitk.errors import ToolError, UsageError
 from acpitk.machine import Q35, Case
 from acpitk.qemu import argv as fresh
 from acpitk.qemu import forkserver
-from acpitk.qemu.anatomy import ENDS, RESTART
+from acpitk.qemu.anatomy import DEAD, ENDS, RESTART
 from acpitk.qemu.firmware import host_machine, unwritable
 from acpitk.qemu.guest_memory import observe
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.runner import BootEnd, BootResult, Delivery, Marker, Via, boot, find_qemu
-from acpitk.qemu.stopped import GuestLostError, Ran, Use, anatomy_for, undeliverable
+from acpitk.qemu.stopped import GuestLostError, Ran, anatomy_for, undeliverable
 from acpitk.ranges import GIB, MIB
 from acpitk.tables.slit import build_slit, encode_slit
 from acpitk.tables.srat import (
@@ -49,11 +49,14 @@ _TRIES = 2
 """Guests that may be lost over one case."""
 
 
+T = TypeVar("T")
+
+
 class _Guest(Protocol):
     """A guest that runs one case after another."""
 
-    def run(self, case: Case, *, use: Use) -> int | None:
-        """Run a case and call `use` at its end; None where it came to none in time."""
+    def run(self, case: Case, *, use: Callable[[Ran], T]) -> T | None:
+        """Run a case, and what `use` makes of its end; None where it came to none in time."""
 
     def close(self) -> None:
         """End it."""
@@ -74,6 +77,16 @@ def unbootable(case: Case) -> tuple[str, ...]:
 def delivery_of(case: Case) -> Delivery:
     """The channel of a fresh boot: `-acpitable` where that does not change the tables."""
     return Delivery.GUEST_MEMORY if fresh.undeliverable(case) else Delivery.ACPITABLE
+
+
+def check_via(via: str, image: KernelImage) -> None:
+    """Refuse early a way that was asked for and does not work.
+
+    Raises:
+        ToolError: it does not.
+    """
+    if via != AUTO and (why := problem(Via(via), image, find_qemu())) is not None:
+        raise ToolError(f"--boot-via {via}: {why}")
 
 
 class Boots:
@@ -173,19 +186,18 @@ class Boots:
         for _ in range(_TRIES):
             if stop is not None and stop.is_set():
                 raise ToolError("the boot was cancelled")
-            begun, results = time.monotonic(), list[BootResult | str]()
+            begun = time.monotonic()
             try:
                 with self._guest(machine) as guest:
-                    spent = guest.run(case, use=lambda ran: results.append(self._result(case, ran)))
+                    result = guest.run(case, use=partial(self._result, case))
             except GuestLostError as error:
                 lost = f"the guest was lost: {error}"
                 continue
             except _NoGuestError as error:
                 return str(error)
-            if spent is None or not results:
-                return "time limit"
-            result = results[0]
-            return result if isinstance(result, str) else replace(result, seconds=time.monotonic() - begun)
+            if isinstance(result, BootResult):
+                return replace(result, seconds=time.monotonic() - begun)
+            return result or "time limit"
         return lost
 
     def _result(self, case: Case, ran: Ran) -> BootResult | str:
@@ -202,8 +214,10 @@ class Boots:
             via=self.via,
             delivery=Delivery.GUEST_MEMORY,
         )
-        if ran.end == RESTART:
+        if ran.end in (RESTART, DEAD):
             died = klog.DIED.search(ran.console.encode()) is not None
+            if ran.end == DEAD and not klog.DEAD.search(ran.console.encode()):
+                return "died without last words"
             return replace(result, ended=BootEnd.PANIC if died else BootEnd.EXITED)
         if ran.end not in ENDS:
             return ran.end
@@ -287,7 +301,7 @@ def shared(image: KernelImage, via: str = AUTO, note: Callable[[str], None] = la
 
 
 def problem(via: Via, image: KernelImage, qemu: Path) -> str | None:
-    """Why `via` cannot work here, as far as can be told without starting a guest; None where nothing is wrong."""
+    """Why `via` cannot work here, as far as can be told without starting a guest, or None."""
     if via is Via.FRESH:
         return None
     if not hasattr(os, "memfd_create"):
@@ -324,20 +338,20 @@ _CHECK: dict[Via, Callable[[KernelImage, Path], None]] = {Via.FORK: _check_fork}
 
 
 def _warm_with(host: Q35) -> tuple[Case, ...]:
-    """Cases that between them go most of the ways a kernel can: accepted, rejected, no tables; hot, mirrored."""
+    """Cases that between them go most ways a kernel can: SRAT accepted, rejected, none; hot, mirrored."""
     machine = Q35(GIB) if host.memory == host.low_end else Q35(6 * GIB)
     end, half = machine.ram[-1].end, machine.memory // 2
     plain, hot = MemoryFlags.ENABLED, MemoryFlags.ENABLED | MemoryFlags.HOT_PLUGGABLE
-    cpus = [ProcessorAffinity(proximity_domain=0, apic_id=0), X2ApicAffinity(proximity_domain=1, x2apic_id=1)]
     good = build_srat(
-        [
-            *cpus,
+        (
+            ProcessorAffinity(proximity_domain=0, apic_id=0),
+            X2ApicAffinity(proximity_domain=1, x2apic_id=1),
             MemoryAffinity(proximity_domain=0, base=0, length=half, flags=plain),
             MemoryAffinity(proximity_domain=1, base=half, length=end - half, flags=hot),
-        ]
+        )
     )
     overlapping = build_srat(
-        [MemoryAffinity(proximity_domain=domain, base=0, length=end, flags=plain) for domain in (0, 1)]
+        tuple(MemoryAffinity(proximity_domain=domain, base=0, length=end, flags=plain) for domain in (0, 1))
     )
     slit = encode_slit(build_slit([[10, 20], [20, 10]]))
     tables = encode_srat(good), slit

@@ -104,7 +104,7 @@ class Firmware:
         return cls(machine=machine, rsdp=(start + at, rsdp), blob=(blob, content), rsdt=rsdt - blob)
 
     def writes(self, case: Case) -> list[Write]:
-        """What to write so that a guest like `self.machine` has the tables of `case` where its own would be."""
+        """What to write to put the tables of `case`, and no others, where firmware would have put them."""
         machine = case.machine
         assert isinstance(machine, Q35)  # noqa: S101 (checked by `unwritable`)
         target = min(row.start for row in machine.resolve(()).placed if row.owner == "ACPI tables")

@@ -2,7 +2,8 @@
 
 The kernel is an image that traps where it is to stop (`anatomy.Patcher`), QEMU is the host's own with
 `helper/forkserver.c` preloaded. One server answers for every case whose guest's memory is split like its own:
-the memory map, the command line, the initrd and the ACPI tables are written into a copy's RAM before it goes on.
+the memory map, the command line, the initrd and the ACPI tables are written into a copy's RAM before it goes
+on.
 """
 
 from __future__ import annotations
@@ -15,18 +16,15 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from acpitk.errors import DecodeError, ToolError
 from acpitk.machine import Q35, Case
-from acpitk.qemu.anatomy import ENDS, RESTART, START, Anatomy, Patcher, after_endbr
+from acpitk.qemu.anatomy import DEAD, ENDS, RESTART, START, Anatomy, Patcher, after_endbr
 from acpitk.qemu.argv import qemu_argv
 from acpitk.qemu.firmware import Handover, Write
 from acpitk.qemu.guest_memory import ReadRam
@@ -36,7 +34,6 @@ from acpitk.qemu.stopped import (
     HALTED,
     GuestLostError,
     Ran,
-    Use,
     anatomy_for,
     full_cmdline,
     log_of,
@@ -49,12 +46,16 @@ CC_FLAGS: Final = ("-std=gnu11", "-O2", "-shared", "-fPIC")
 _CC_LIBRARIES = ("-ldl", "-lrt")
 _PORT = 0xE8
 """The helper's first I/O port: a write stops the guest, writes to those behind it are ends."""
+_STOPS = (START, *ENDS, RESTART, DEAD)
+"""The functions that write to it and those behind it."""
 _START_S = 60.0
 _ANSWER_S = 30.0
 COPY_CPU_S: Final = 3.0
 """CPU seconds a copy may take, a hundred times what most take."""
 _WALL = 10
 """Wall time a copy gets for each second of CPU time, on a busy machine."""
+
+T = TypeVar("T")
 
 _REQUEST = struct.Struct("<IIIIQ")
 _PLACE = struct.Struct("<QQ")
@@ -93,7 +94,8 @@ def build_helper() -> bytes:
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise ToolError(
-                f"{compiler} cannot compile the helper (Debian: gcc, libc6-dev): {(said or ['no message'])[0]}"
+                f"{compiler} cannot compile the helper (Debian: gcc, libc6-dev):"
+                f" {(said or ['no message'])[0]}"
             )
         program = out.read_bytes()
     with contextlib.suppress(OSError):
@@ -111,8 +113,8 @@ def trapping(vmlinux: bytes, anatomy: Anatomy) -> bytes:
         ToolError: the kernel lacks a function, or one is built in another way.
     """
     patcher = Patcher(vmlinux, anatomy)
-    for port, name in enumerate((START, *ENDS, RESTART), start=_PORT):
-        patcher.trap(name, port)
+    for port, name in enumerate(_STOPS, start=_PORT):
+        (patcher.ends if name == DEAD else patcher.trap)(name, port)
     quiet(patcher)
     return bytes(patcher.image)
 
@@ -271,6 +273,8 @@ class Server:
         Raises:
             ToolError: it cannot be done here; the message says why.
         """
+        self.spent = 0
+        """CPU time of the last copy that reached an end, microseconds."""
         self._anatomy = anatomy_for(image)
         self.machine = machine
         kernel, initrd = os.memfd_create("vmlinux"), os.memfd_create("initrd")
@@ -316,8 +320,8 @@ class Server:
         """QEMU's process ID."""
         return self._channel.pid
 
-    def run(self, case: Case, *, cpu: float = COPY_CPU_S, use: Use) -> int | None:
-        """Let a copy run `case` and call `use` at its end; the copy's CPU time in microseconds.
+    def run(self, case: Case, *, cpu: float = COPY_CPU_S, use: Callable[[Ran], T]) -> T | None:
+        """Let a copy run `case`: what `use` makes of its end.
 
         None where the copy ended by itself or used up its time.
 
@@ -331,20 +335,20 @@ class Server:
             kind, value, _ = self._channel.answer()
             if kind is _Kind.GONE:
                 return None
-            use(self._ran(case, kind, value))
+            made = use(self._ran(case, kind, value))
             self._channel.let_go()
-            kind, _, spent = self._channel.answer()
+            kind, _, self.spent = self._channel.answer()
         except (ToolError, DecodeError) as error:
             raise GuestLostError(str(error)) from None
         if kind is not _Kind.GONE:
             raise GuestLostError(f"answer {kind.name}")
-        return spent
+        return made
 
     def _writes(self, case: Case) -> list[Write]:
         return self._handover.writes(case, full_cmdline(case))
 
     def _ran(self, case: Case, kind: _Kind, value: int) -> Ran:
-        end = HALTED if kind is _Kind.HALTED else (START, *ENDS, RESTART)[value]
+        end = HALTED if kind is _Kind.HALTED else _STOPS[value]
         return Ran(log_of(case, self._handover, self._channel.read), end, self._channel.read)
 
     def _prepare(self, warm_with: Sequence[Case]) -> None:
@@ -372,6 +376,7 @@ class Server:
         use(channel.read)
         channel.let_go()
         channel.expect(_Kind.GONE)
+
 
 def _fill(fd: int, data: bytes) -> None:
     with os.fdopen(os.dup(fd), "wb") as file:

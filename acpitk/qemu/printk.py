@@ -23,9 +23,9 @@ RING, DESCRIPTORS, INFOS, BUFFER = (
 SYMBOLS: Final = frozenset({RING, DESCRIPTORS, INFOS, BUFFER})
 """The variables that hold the log."""
 
-_STATE_SHIFT, _STATES = 62, 3
-_COMMITTED, _FINALIZED = 1, 2
-"""enum desc_state, the top two bits of a descriptor's state_var."""
+_STATE_SHIFT = 62
+_RESERVED, _REUSABLE = 0, 3
+"""enum desc_state, the top two bits of state_var: still being written; text perhaps overwritten."""
 _ID = (1 << 32) - 1
 """As much of a descriptor's ID as is looked at: the kernel's first is (unsigned int)-(descriptors + 1)."""
 _BLOCK_HEAD = 8
@@ -88,7 +88,7 @@ def read_log_layout(vmlinux: bytes | mmap.mmap) -> LogLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ring:
-    """How many records the buffer holds that were written since boot; None once the first are overwritten."""
+    """Records written since boot, None once the first of them are gone; bytes of the text buffer."""
 
     records: int | None
     bytes: int
@@ -104,8 +104,10 @@ def read_ring(data: bytes, layout: LogLayout) -> Ring:
     return Ring(records=head - before & _ID if tail == before else None, bytes=size)
 
 
-def console_text(records: int, layout: LogLayout, *, descriptors: bytes, infos: bytes, text: bytes) -> str:
-    """What a console that prints everything shows of the first `records` records.
+def console_text(
+    records: int, layout: LogLayout, *, descriptors: bytes, infos: bytes, text: bytes
+) -> str | None:
+    """What a console that prints everything shows of the first `records` records; None where one is gone.
 
     Args:
         descriptors, infos: at least that many of each array.
@@ -120,14 +122,18 @@ def console_text(records: int, layout: LogLayout, *, descriptors: bytes, infos: 
         for slot in range(records):
             at, info = slot * layout.desc_size, slot * layout.info_size
             (state,) = struct.unpack_from("<Q", descriptors, at + layout.state)
-            if state >> _STATE_SHIFT not in (_COMMITTED, _FINALIZED):
+            if state >> _STATE_SHIFT == _REUSABLE:
+                return None
+            if state >> _STATE_SHIFT == _RESERVED:
                 continue
             begin, end = struct.unpack_from("<QQ", descriptors, at + layout.begin)
             (stamp,) = struct.unpack_from("<Q", infos, info + layout.ts_nsec)
             (size,) = struct.unpack_from("<H", infos, info + layout.text_len)
             start = (begin & mask) + _BLOCK_HEAD
-            line = "" if begin & _NO_TEXT else text[start : start + min(size, end - begin - _BLOCK_HEAD)].decode(
-                "utf-8", "replace"
+            line = (
+                ""
+                if begin & _NO_TEXT
+                else text[start : start + min(size, end - begin - _BLOCK_HEAD)].decode("utf-8", "replace")
             )
             prefix = f"[{stamp // 10**9:5d}.{stamp % 10**9 // 1000:06d}] "
             out += [f"{prefix}{part}\n" for part in line.split("\n")]

@@ -23,8 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from acpitk import klog
@@ -166,8 +165,9 @@ def boot(
 ) -> BootResult:
     """Boot `case` on `image` until `marker`, a panic, an exit or `timeout` seconds.
 
-    With `kaslr` its vmlinuz is booted, and places itself at random. With GUEST_MEMORY as `delivery`, QEMU's debugger
-    stops the guest where it looks for its tables, and those of the case are put there, whatever they are.
+    With `kaslr` its vmlinuz is booted, and places itself at random. With GUEST_MEMORY as
+    `delivery`, QEMU's debugger stops the guest where it looks for its tables, and those of the case are put
+    there, whatever they are.
 
     Setting `stop` from another thread ends the boot with a `ToolError`.
 
@@ -252,9 +252,7 @@ def _read_ram(ram: int, offset: int, size: int) -> bytes:
     return os.pread(ram, size, offset)
 
 
-def _patch(
-    case: Case, guest: Debugger, at: int, ram: int, timeout: float, alive: Callable[[], bool]
-) -> None:
+def _patch(case: Case, guest: Debugger, at: int, ram: int, timeout: float, alive: Callable[[], bool]) -> None:
     """Put the tables of `case` into a guest that has none, once firmware has made its own."""
     guest.stop_at(at)
     guest.go()

@@ -1,14 +1,13 @@
-"""A guest stopped with its kernel about to read the memory map: how a case is put in, and how its log gets out.
+"""A guest stopped with its kernel about to read the memory map: how a case gets in, and how its log gets out.
 
 What `forkserver` and `snapshot` have in common. The kernel's image is changed so that less of its time goes
-into what no log shows: it prints to no serial port, it is told what its clock runs at, and unwind_init(), which
-sorts tables that depend on the image alone and takes half of a boot, finds its work done.
+into what no log shows: it prints to no serial port, it is told what its clock runs at, and unwind_init(),
+which indexes tables that depend on the image alone and takes half of a boot, finds its work done.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -120,8 +119,4 @@ def log_of(case: Case, handover: Handover, read: ReadRam) -> str | None:
         text=read(anatomy.physical(BUFFER), ring.bytes),
     )
     printed = f"] Command line: {handover.cmdline}\n"
-    return text.replace(printed, f"] Command line: {full_cmdline(case)}\n", 1)
-
-
-Use = Callable[[Ran], None]
-"""What is done with a case at its end, while its RAM can be read."""
+    return text and text.replace(printed, f"] Command line: {full_cmdline(case)}\n", 1)

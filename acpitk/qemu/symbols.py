@@ -146,17 +146,19 @@ def _addresses(
             continue
         signed = struct.unpack_from(f"<{count}i", data, at)
         (relative,) = struct.unpack_from("<Q", data, at + _aligned(4 * count))
-        for how in (
-            lambda i, s=signed, r=relative: r - 1 - s[i] if s[i] < 0 else s[i],
-            lambda i, s=signed, r=relative: r + (s[i] & 0xFFFFFFFF),
-            lambda i, s=signed, a=at: base + a + 4 * i + s[i],
+        here = base + at
+        rows = {name: (index, signed[index]) for name, index in found.items()}
+        for addresses in (
+            {name: relative - 1 - offset if offset < 0 else offset for name, (_, offset) in rows.items()},
+            {name: relative + (offset & 0xFFFFFFFF) for name, (_, offset) in rows.items()},
+            {name: here + 4 * index + offset for name, (index, offset) in rows.items()},
         ):
-            address = {name: how(i) & (1 << 64) - 1 for name, i in found.items()}
-            if address[START] == _IMAGE:
-                return {name: where for name, where in address.items() if name in names}
+            if addresses[START] & _ADDRESS == _IMAGE:
+                return {name: at & _ADDRESS for name, at in addresses.items() if name in names}
     raise ValueError("no offsets")
 
 
+_ADDRESS = (1 << 64) - 1
 _IMAGE = 0xFFFFFFFF81000000
 """__START_KERNEL: where x86-64 links every kernel (CONFIG_PHYSICAL_START 16 MiB)."""
 

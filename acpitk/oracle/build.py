@@ -235,7 +235,7 @@ class _Build:
     def link(self, objects: Sequence[Path], symbols: dict[str, int], target: Path) -> None:
         argv = [
             "ld", "-static", "-nostdlib", "--gc-sections", "-z", "muldefs", "-z", "norelro", "--no-warn-rwx-segments",
-            "-T", str(self.shim / "kernel.ld"), "--wrap=initmem_init", "-z", "noexecstack",
+            "-T", str(self.shim / "kernel.ld"), "--wrap=initmem_init", "--wrap=acpi_boot_table_init", "-z", "noexecstack",
             *(f"--undefined={root}" for root in self._roots(objects)),
             *(f"--defsym={name}={value:#x}" for name, value in symbols.items()),
         ]  # fmt: skip
@@ -243,7 +243,6 @@ class _Build:
             [*argv, "--warn-unresolved-symbols", "-o", str(self.work / "first"), *map(str, objects)],
             capture_output=True, text=True, timeout=_TIMEOUT, check=False,
         )  # fmt: skip
-        Path("/tmp/orc/ld.err").write_text(first.stderr)
         if first.returncode:
             raise ToolError(f"ld failed: {_first_error(first.stderr)}")
         missing = sorted(set(_UNDEFINED.findall(first.stderr)) - {"oracle_nodata_names", "oracle_nodata_count"})

@@ -21,7 +21,8 @@ enum oracle_request_flags { WANT_LOG = 1, RESERVED_GIVEN = 2 };
 struct oracle_request {
 	o32 size, flags;
 	o32 cmdline, e820, placed, reserved, blobs, pad;
-	o64 rsdp, initrd_start, initrd_size;
+	o64 rsdp;
+	o64 initrd_start, initrd_size;
 	o64 brk_early; /* bytes of brk in use before the page table buffer is taken */
 };
 
@@ -50,9 +51,11 @@ extern int oracle_log_wanted;
 extern void oracle_put(const void *data, o64 length);
 extern void oracle_clean(void *start, o64 length);
 extern struct oracle_response *oracle_response;
+extern void oracle_checkpoint(int keep);
 
 /* shim.c, for worker.c */
 extern void oracle_kernel_setup(void); /* once */
+extern void oracle_kernel_blobs(void); /* every request, before it: what firmware left in memory */
 extern void oracle_kernel_run(void); /* every request, ends with oracle_exit() */
 extern void oracle_kernel_report(void); /* after it: what the kernel's data says */
 

@@ -321,6 +321,11 @@ void early_ioremap_init(void)
 {
 }
 
+/* an initrd that moves is zeros here, and memory is zeros */
+void copy_from_early_mem(void *to, phys_addr_t from, unsigned long size)
+{
+}
+
 /* --- where the run leaves the kernel's path */
 
 extern void __real_initmem_init(void);
@@ -330,6 +335,11 @@ extern void oracle_original_pagetable_init(void);
 
 static struct memblock_region after_numa[2][4096];
 static int after_numa_count[2];
+
+static bool in_memory(const void *at)
+{
+	return (unsigned long)at - ORACLE_PHYS_BASE < ORACLE_PHYS_SIZE;
+}
 
 static void keep(int which, struct memblock_type *type)
 {
@@ -366,6 +376,16 @@ void __wrap_initmem_init(void)
 	keep(0, &memblock.memory);
 	keep(1, &memblock.reserved);
 	seen.stage = 1;
+}
+
+extern void __real_acpi_boot_table_init(void);
+
+void __wrap_acpi_boot_table_init(void)
+{
+	/* regions that outgrew the kernel's data are in memory, which is not kept */
+	oracle_checkpoint(!in_memory(memblock.memory.regions) &&
+			  !in_memory(memblock.reserved.regions));
+	__real_acpi_boot_table_init();
 }
 
 static void (*pagetable_init)(void);
@@ -419,23 +439,29 @@ void oracle_kernel_setup(void)
 	x86_init.oem.arch_setup = reserve_placed;
 }
 
-void oracle_kernel_run(void)
+void oracle_kernel_blobs(void)
 {
-	const char *at = (const char *)(oracle_request + 1);
-	char *cmdline;
+	const char *at = (const char *)request_rows(&oracle_request->placed);
 	o32 i;
 
-	memcpy(boot_command_line, at, oracle_request->cmdline);
-	at += ALIGN(oracle_request->cmdline, 8);
-	memcpy(boot_params.e820_table, at, oracle_request->e820 * 20);
-	boot_params.e820_entries = oracle_request->e820;
-	at += ALIGN(oracle_request->e820 * 20, 8) + (oracle_request->placed + oracle_request->reserved) * 16;
+	at += (oracle_request->placed + oracle_request->reserved) * 16;
 	for (i = 0; i < oracle_request->blobs; i++) {
 		const o64 *blob = (const o64 *)at;
 
 		memcpy(__va(blob[0]), blob + 2, blob[1]);
 		at += 16 + ALIGN(blob[1], 8);
 	}
+}
+
+void oracle_kernel_run(void)
+{
+	const char *at = (const char *)(oracle_request + 1);
+	char *cmdline;
+
+	memcpy(boot_command_line, at, oracle_request->cmdline);
+	at += ALIGN(oracle_request->cmdline, 8);
+	memcpy(boot_params.e820_table, at, oracle_request->e820 * 20);
+	boot_params.e820_entries = oracle_request->e820;
 	boot_params.acpi_rsdp_addr = oracle_request->rsdp;
 	boot_params.hdr.version = 0x212;
 	boot_params.hdr.type_of_loader = 0xb0;

@@ -2,11 +2,11 @@
 /* The process around the kernel's code: memory, faults, time limit, and the protocol of client.py.
  *
  * Freestanding: the kernel's objects bring their own string functions. Requests and responses lie in a
- * shared memory file (descriptor 3); one line "n" on stdin runs n requests, one byte on stdout answers.
+ * shared memory file, the descriptor given as argument; on stdin runs the requests there, one byte on stdout answers.
  */
 #include "oracle.h"
 
-#define SHARED_FD 3
+static int shared_fd;
 #define PAGE 4096UL
 
 #define SYS_READ 0
@@ -311,7 +311,7 @@ struct sigaction_abi {
 };
 
 __asm__(".text\noracle_restorer:\n\tmov $15, %eax\n\tsyscall\n"
-	".globl _start\n_start:\n\txor %ebp, %ebp\n\tand $-16, %rsp\n\tcall oracle_main\n\tud2\n");
+	".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall oracle_main\n\tud2\n");
 extern void oracle_restorer(void);
 
 static void handle(int number)
@@ -324,18 +324,133 @@ static void handle(int number)
 
 static char alternate[65536] __attribute__((aligned(16)));
 
-static void restore(void)
+/* --- checkpoints: everything before the ACPI tables are read depends on the memory map and the command line
+ * alone, and cases share those. A checkpoint is the stack and the pages of the kernel's data that differ from
+ * the snapshot, taken where acpi_boot_table_init() is called. What was written to physical memory by then is
+ * page tables and ACPI blobs: the former are not read again, the latter are written for every run. */
+
+#define SLOTS 256
+#define KEY_MAX 8192
+#define PAGES_MAX 4096
+
+struct slot {
+	o32 key_length, stored_count;
+	o64 stack_length;
+	char key[KEY_MAX];
+	char stack[KEY_MAX];
+	unsigned short stored[PAGES_MAX]; /* 1 + index in pages */
+	char pages[512][PAGE] __attribute__((aligned(4096)));
+};
+
+static struct slot *slots, *slot;
+static char kernel_stack[1 << 16] __attribute__((aligned(4096)));
+#define STACK_TOP (kernel_stack + sizeof kernel_stack - 64)
+
+static int same(const void *one, const void *other, o64 words)
+{
+	const o64 *a = one, *b = other;
+
+	while (words--)
+		if (*a++ != *b++)
+			return 0;
+	return 1;
+}
+
+/* What a checkpoint depends on: the request's header from `cmdline` on, and all rows before the blobs. */
+static o64 key_of(const struct oracle_request *r, const char **key)
+{
+	o64 rows = ((r->cmdline + 7) & ~7UL) + ((r->e820 * 20 + 7) & ~7UL) + (r->placed + r->reserved) * 16UL;
+
+	*key = (const char *)&r->initrd_start;
+	return sizeof *r - ((const char *)&r->initrd_start - (const char *)r) + rows;
+}
+
+static struct slot *slot_of(const char *key, o64 length)
+{
+	o64 hash = length;
+
+	if (length > KEY_MAX)
+		return 0;
+	for (o64 i = 0; i < length; i += 8)
+		hash = (hash ^ *(const o64 *)(key + i)) * 0x9E3779B97F4A7C15UL, hash ^= hash >> 29;
+	return slots + hash % SLOTS;
+}
+
+/* oracle_checkpoint(keep): what is called preserves rbx, rbp and r12-r15, and so does a resumption. */
+__asm__(".text\n.globl oracle_checkpoint\noracle_checkpoint:\n"
+	"\tpush %rbp\n\tpush %rbx\n\tpush %r12\n\tpush %r13\n\tpush %r14\n\tpush %r15\n"
+	"\tmov %rsp, %rsi\n\tcall oracle_save\n"
+	"oracle_resume:\n"
+	"\tpop %r15\n\tpop %r14\n\tpop %r13\n\tpop %r12\n\tpop %rbx\n\tpop %rbp\n\tret\n");
+
+void oracle_save(int keep, char *top)
+{
+	o64 used = STACK_TOP - top;
+	o32 i;
+
+	if (!slot || !keep || used > sizeof slot->stack)
+		return;
+	for (i = 0; i < dirty_count; i++) {
+		const char *page = __kdata_start + dirty[i] * PAGE;
+
+		if (same(page, __snapshot_start + dirty[i] * PAGE, PAGE / 8))
+			continue;
+		if (slot->stored_count == 512)
+			return;
+		copy(slot->pages[slot->stored_count], page, PAGE);
+		slot->stored[dirty[i]] = ++slot->stored_count;
+	}
+	copy(slot->stack, top, used);
+	slot->stack_length = used; /* the checkpoint is whole */
+}
+
+static void put_back(const struct slot *from)
 {
 	for (o32 i = 0; i < dirty_count; i++) {
 		void *to = __kdata_start + dirty[i] * PAGE;
-		const void *from = __snapshot_start + dirty[i] * PAGE;
+		const void *page = __snapshot_start + dirty[i] * PAGE;
 		o64 words = PAGE / 8;
 
-		__asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(words) : : "memory");
+		if (from && from->stored[dirty[i]])
+			page = from->pages[from->stored[dirty[i]] - 1];
+		__asm__ volatile("rep movsq" : "+D"(to), "+S"(page), "+c"(words) : : "memory");
 	}
+}
+
+static void forget_memory(void)
+{
 	call(SYS_MADVISE, ORACLE_PHYS_BASE, ORACLE_PHYS_SIZE, 4, 0, 0, 0);
 	if (oracle_log_wanted)
 		call(SYS_MADVISE, ORACLE_VMEMMAP_BASE, ORACLE_VMEMMAP_SIZE, 4, 0, 0, 0);
+}
+
+/* The kernel runs on a stack of its own, from the start or from a checkpoint. */
+static void __attribute__((noinline)) run(void)
+{
+	const char *key;
+	o64 length = key_of(oracle_request, &key);
+
+	slot = oracle_log_wanted ? 0 : slot_of(key, length);
+	if (slot && slot->stack_length && slot->key_length == length && same(slot->key, key, length / 8)) {
+		put_back(slot);
+		oracle_kernel_blobs();
+		copy(STACK_TOP - slot->stack_length, slot->stack, slot->stack_length);
+		__asm__ volatile("mov %0, %%rsp\n\tjmp oracle_resume"
+				 : : "r"(STACK_TOP - slot->stack_length) : "memory");
+		__builtin_unreachable();
+	}
+	put_back(0);
+	if (slot) {
+		for (o32 i = 0; i < PAGES_MAX && slot->stored_count; i++)
+			slot->stored[i] = 0;
+		slot->stored_count = slot->stack_length = 0;
+		slot->key_length = length;
+		copy(slot->key, key, length);
+	}
+	oracle_kernel_blobs();
+	__asm__ volatile("mov %0, %%rsp\n\txor %%ebp, %%ebp\n\tcall oracle_kernel_run\n\tud2"
+			 : : "r"(STACK_TOP) : "memory");
+	__builtin_unreachable();
 }
 
 static void __attribute__((noinline)) one(void)
@@ -350,7 +465,7 @@ static void __attribute__((noinline)) one(void)
 	run_serial++;
 	running = 1;
 	if (!__builtin_setjmp(jump))
-		oracle_kernel_run();
+		run();
 	if (!__builtin_setjmp(jump)) {
 		response->end = ended;
 		oracle_kernel_report();
@@ -365,7 +480,7 @@ static void __attribute__((noinline)) one(void)
 	put_padded(text, text_length);
 	put_padded(log_buffer, log_length);
 	response->size = out - (char *)response;
-	restore();
+	forget_memory();
 }
 
 static long map(long at, o64 size, int fixed)
@@ -379,7 +494,7 @@ struct shared {
 	volatile o64 requests, responses, finished;
 };
 
-void oracle_main(void)
+void oracle_main(char **stack_top)
 {
 	struct { void *sp; int flags; o64 size; } stack = { alternate, 0, sizeof alternate };
 	struct { o64 interval[2], value[2]; } timer = { { 0, 100000 }, { 0, 100000 } };
@@ -388,10 +503,12 @@ void oracle_main(void)
 	struct shared *header;
 	long got;
 
+	for (const char *digit = stack_top[2]; digit && *digit; digit++)
+		shared_fd = shared_fd * 10 + *digit - '0';
 	call(SYS_PRCTL, 1 /* PR_SET_PDEATHSIG */, 9, 0, 0, 0, 0);
-	if (call(SYS_FSTAT, SHARED_FD, (long)stat, 0, 0, 0, 0))
+	if (call(SYS_FSTAT, shared_fd, (long)stat, 0, 0, 0, 0))
 		die(8);
-	got = call(SYS_MMAP, 0, stat[6], 3, 1, SHARED_FD, 0);
+	got = call(SYS_MMAP, 0, stat[6], 3, 1, shared_fd, 0);
 	if (got < 0 && got > -4096)
 		die(9);
 	shared = (char *)got;
@@ -401,12 +518,14 @@ void oracle_main(void)
 	if (map(ORACLE_VMEMMAP_BASE, ORACLE_VMEMMAP_SIZE, 1) != (long)ORACLE_VMEMMAP_BASE)
 		die(10);
 	log_buffer = (char *)map(0, LOG_MAX, 0);
+	slots = (struct slot *)map(0, SLOTS * sizeof(struct slot), 0);
 	if (call(SYS_SIGALTSTACK, (long)&stack, 0, 0, 0, 0, 0))
 		die(11);
 	handle(4), handle(5), handle(7), handle(8), handle(11), handle(26);
 	call(SYS_MPROTECT, (long)__ktext_start, __ktext_end - __ktext_start, 7, 0, 0, 0);
 	oracle_kernel_setup();
 	copy(__snapshot_start, __kdata_start, __kdata_end - __kdata_start);
+	put_back(0);
 	call(SYS_MPROTECT, (long)__kdata_start, __kdata_end - __kdata_start, 1, 0, 0, 0);
 	call(SYS_MPROTECT, (long)__nodata_start, __nodata_end - __nodata_start, 0, 0, 0, 0);
 	call(SYS_SETITIMER, 1 /* ITIMER_VIRTUAL */, (long)&timer, 0, 0, 0, 0);

@@ -80,11 +80,30 @@ def early_state(
     mb = state.memblock.copy()
     owners = state.owners
     if machine.reserved is None and not options.acpi_off:
-        tables = [row for row in machine.placed if row.owner == ACPI_TABLES]
+        tables = _acpi_tables(case, machine)
         for row in tables:
             mb.reserve(row.start, row.end)
         owners = (*owners, *tables)
     return EarlyState(memblock=mb, max_pfn=state.max_pfn, owners=owners, failed=state.failed)
+
+
+def _acpi_tables(case: Case, machine: Machine) -> list[Reserved]:
+    """acpi_reserve_initial_tables(): what each table says its length is, up to the first that says 0."""
+    placed = [row for row in machine.placed if row.owner == ACPI_TABLES]
+    if isinstance(case.machine, Machine) or all(
+        int.from_bytes(table[4:8], "little") == len(table) for table in case.tables
+    ):
+        return placed
+    (area,) = placed
+    memory = b"".join(case.tables) + machine.after_tables
+    first = area.end - sum(map(len, case.tables))
+    rows, at = [Reserved(area.start, first, ACPI_TABLES)], 0
+    for table in case.tables:
+        if not (length := int.from_bytes(memory[at + 4 : at + 8], "little")):
+            break
+        rows.append(Reserved(first + at, first + at + length, ACPI_TABLES))
+        at += len(table)
+    return rows
 
 
 @lru_cache(maxsize=2048)

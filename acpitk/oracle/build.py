@@ -42,7 +42,7 @@ drivers/acpi/acpica/utstring.c drivers/acpi/acpica/utxface.c drivers/acpi/acpica
 mm/memblock.c mm/memory_hotplug.c mm/mm_init.c mm/numa.c mm/numa_memblks.c mm/page_alloc.c
 mm/sparse.c mm/sparse-vmemmap.c
 init/main.c kernel/params.c kernel/range.c kernel/resource.c kernel/crash_core.c kernel/crash_reserve.c
-lib/bitmap.c lib/cmdline.c lib/ctype.c lib/earlycpio.c lib/find_bit.c lib/fw_table.c lib/hexdump.c
+lib/bitmap.c lib/cmdline.c lib/ctype.c lib/find_bit.c lib/fw_table.c lib/hexdump.c
 lib/kstrtox.c lib/nodemask.c lib/sort.c lib/string.c lib/string_helpers.c lib/vsprintf.c
 """.split()
 )
@@ -82,7 +82,7 @@ rcu_read_unlock_strict
 hugetlb_bootmem_alloc
 _cond_resched
 hugetlb_vmemmap_init_early
-cr4_update_irqsoff native_flush_tlb_global native_flush_tlb_local native_flush_tlb_one_user
+copy_from_early_mem cr4_update_irqsoff native_flush_tlb_global native_flush_tlb_local native_flush_tlb_one_user
 swiotlb_size_or_default __mutex_init mutex_lock mutex_unlock early_quirks
 """.split()
 )

@@ -26,7 +26,7 @@ from acpitk.oracle.request import REQUEST_MAX, encode
 _AREA = 64 << 20
 _START = mmap.PAGESIZE
 _HEADER = struct.Struct("<QQQ")
-_RESPONSE = struct.Struct("<14I")
+_RESPONSE = struct.Struct("<16I")
 _TIMEOUT = 30.0
 """Seconds a batch may take; one case has 2 s of CPU time in the worker."""
 BATCH = 256
@@ -53,7 +53,7 @@ class Report:
         stage: 1 NUMA is done, 2 the zones are done.
         state, reason: of NUMA, `enum`s of `shim/shim.c`.
         counts: rows of memory, reserved, node data, movable starts, zones, proximity domains; side of the
-            distance matrix.
+            distance matrix; possible nodes.
         rows: all of them, 64-bit little-endian, in that order; then the matrix.
         text: what it ended with.
         log: what the kernel printed, where it was asked for.
@@ -69,7 +69,7 @@ class Report:
     log: str = ""
 
 
-_NOTHING = (0,) * 7
+_NOTHING = (0,) * 8
 
 
 class Worker:
@@ -177,7 +177,7 @@ class Worker:
 
 
 def _report(memory: mmap.mmap, at: int) -> tuple[Report, int]:
-    size, end, stage, state, reason, *counts, text, log = _RESPONSE.unpack_from(memory, at)
+    size, end, stage, state, reason, *counts, text, log, _ = _RESPONSE.unpack_from(memory, at)
     last = at + size
     tail = last - (log + 7 & ~7)
     words = tail - (text + 7 & ~7)

@@ -19,6 +19,9 @@ E820_MAX = 128
 """E820_MAX_ENTRIES_ZEROPAGE: entries that fit `boot_params`."""
 REQUEST_MAX = 32 << 20
 
+TICKS = 500
+"""The time limit of a run: 2 s of CPU time."""
+
 _HEADER = struct.Struct("<8I4Q")
 _E820 = struct.Struct("<QQI")
 _E820_NUMBER = {
@@ -39,8 +42,8 @@ _EBDA = (0x40E, struct.pack("<HxxxH", 0x9FC0, 639))
 """The BIOS data area: segment of the EBDA and KiB of low memory (arch/x86/kernel/ebda.c)."""
 
 
-def encode(case: Case, build: KernelBuild, *, log: bool = False) -> bytes:
-    """The request of `case`."""
+def encode(case: Case, build: KernelBuild, *, log: bool = False, ticks: int = TICKS) -> bytes:
+    """The request of `case`; `ticks` is its time limit in 4 ms of CPU time."""
     cmdline = (f"{CMDLINE} {case.cmdline}".rstrip() if log else case.cmdline).encode("ascii", "replace")
     words = cmdline[:CMDLINE_MAX] + b"\0"
     machine = case.machine
@@ -63,7 +66,7 @@ def encode(case: Case, build: KernelBuild, *, log: bool = False) -> bytes:
         fixed.placed,
         fixed.reserved,
         fixed.blob_count + bool(tables),
-        0,
+        ticks,
         _RSDP,
         *fixed.initrd,
         build.brk_used - build.page_table_buffer,

@@ -20,7 +20,8 @@ enum oracle_request_flags { WANT_LOG = 1, RESERVED_GIVEN = 2 };
  * `placed` and of `reserved` (two o64 each), blobs (address, length, bytes padded to 8). */
 struct oracle_request {
 	o32 size, flags;
-	o32 cmdline, e820, placed, reserved, blobs, pad;
+	o32 cmdline, e820, placed, reserved, blobs;
+	o32 ticks; /* time limit: ticks of 4 ms CPU time */
 	o64 rsdp;
 	o64 initrd_start, initrd_size;
 	o64 brk_early; /* bytes of brk in use before the page table buffer is taken */
@@ -38,7 +39,8 @@ struct oracle_response {
 	o32 zones; /* rows: nid << 8 | zone, start pfn, end pfn, present pages */
 	o32 pxm; /* rows: pxm, nid */
 	o32 distances; /* side of the matrix, in bytes behind the rows */
-	o32 text, log;
+	o32 nodes; /* the highest possible one, plus one */
+	o32 text, log, pad;
 };
 
 /* worker.c, for shim.c */

@@ -3,6 +3,7 @@
  * the machine of the request, and afterwards the report of what they decided. */
 #include <linux/acpi.h>
 #include <linux/crash_dump.h>
+#include <linux/earlycpio.h>
 #include <linux/kexec.h>
 #include <linux/kernel.h>
 #include <linux/memblock.h>
@@ -321,9 +322,10 @@ void early_ioremap_init(void)
 {
 }
 
-/* an initrd that moves is zeros here, and memory is zeros */
-void copy_from_early_mem(void *to, phys_addr_t from, unsigned long size)
+/* No initrd here carries ACPI tables. */
+struct cpio_data find_cpio_data(const char *path, void *data, size_t length, long *next)
 {
+	return (struct cpio_data){};
 }
 
 /* --- where the run leaves the kernel's path */
@@ -409,7 +411,8 @@ static void reserve_placed(void)
 }
 
 /* the memory map is decided and printed; struct pages are not there to be written */
-extern char map_range[] __asm__("memmap_init_range") __weak;
+extern char map_range[] __asm__("memmap_init_range") __weak; /* 5.10: memmap_init_zone */
+extern char map_zone[] __asm__("memmap_init_zone") __weak;
 static unsigned char map_holes_opcode __section(".host.bss");
 extern char map_holes[] __asm__("init_unavailable_range") __weak;
 
@@ -420,6 +423,30 @@ extern void *current_1 __asm__("current_task") __weak, *current_2 __asm__("const
 extern void *current_3 __asm__("pcpu_hot") __weak, *current_4 __asm__("const_pcpu_hot") __weak;
 static char nobody[64];
 
+/* In place of memmap_init_range(): writes to struct pages of a section that got no memory for them fault.
+ * Of the highest zone of a node only the first section is written this early (defer_init()). */
+static void struct_pages(unsigned long size, int nid, unsigned long zone, unsigned long start,
+			 unsigned long zone_end)
+{
+	unsigned long end = start + size, pfn;
+
+	if (zone_end >= pgdat_end_pfn(NODE_DATA(nid)))
+		end = min(end, start + 1);
+	for (pfn = start; pfn < end; pfn = (pfn | (PAGES_PER_SECTION - 1)) + 1)
+		if (!valid_section(__pfn_to_section(pfn))) {
+			last_words("BUG: unable to handle page fault for address: %px", pfn_to_page(pfn));
+			oracle_exit(END_FAULT);
+		}
+}
+
+static void divert(char *function)
+{
+	if (!function)
+		return;
+	function[0] = 0xe9; /* jmp */
+	*(int *)(function + 1) = (char *)struct_pages - (function + 5);
+}
+
 void oracle_kernel_setup(void)
 {
 	void **currents[] = { &current_1, &current_2, &current_3, &current_4 };
@@ -427,8 +454,8 @@ void oracle_kernel_setup(void)
 
 	preempt_count_set(1);
 	clear_preempt_need_resched();
-	if (map_range)
-		*(volatile unsigned char *)map_range = RETURN;
+	divert(map_range);
+	divert(map_zone);
 	if (map_holes)
 		map_holes_opcode = *map_holes;
 	for (i = 0; i < ARRAY_SIZE(currents); i++)
@@ -481,15 +508,29 @@ extern unsigned long zone_movable_pfn[];
 extern int numa_distance_cnt;
 extern u8 *numa_distance;
 
-/* Whether ACPICA listed an SRAT, as the kernel's log then says. */
-static bool srat_listed(void)
+/* Whether acpi_get_table() can have found an SRAT: one is listed and can be mapped. */
+static bool srat_there(void)
 {
 	u32 i;
 
-	for (i = 0; i < acpi_gbl_root_table_list.current_table_count; i++)
-		if (ACPI_COMPARE_NAMESEG(acpi_gbl_root_table_list.tables[i].signature.ascii, ACPI_SIG_SRAT))
-			return true;
+	for (i = 0; i < acpi_gbl_root_table_list.current_table_count; i++) {
+		const struct acpi_table_desc *table = &acpi_gbl_root_table_list.tables[i];
+
+		if (!ACPI_COMPARE_NAMESEG(table->signature.ascii, ACPI_SIG_SRAT))
+			continue;
+		return table->length &&
+		       PAGE_ALIGN(offset_in_page(table->address) + table->length) >> PAGE_SHIFT <= EARLY_PAGES;
+	}
 	return false;
+}
+
+static int last_node(nodemask_t mask)
+{
+	int nid, last = 0;
+
+	for_each_node_mask(nid, mask)
+		last = nid;
+	return last;
 }
 
 static int put_memblock(int which)
@@ -516,7 +557,7 @@ void oracle_kernel_report(void)
 	to->state = seen.state;
 	to->reason = seen.reason;
 	if (seen.state == STATE_DUMMY && !seen.reason)
-		to->reason = srat_listed() ? REASON_NO_MEMORY : REASON_NO_SRAT;
+		to->reason = srat_there() ? REASON_NO_MEMORY : REASON_NO_SRAT;
 	if (!seen.stage)
 		return;
 	to->memory = put_memblock(0);
@@ -552,6 +593,7 @@ void oracle_kernel_report(void)
 		oracle_put(row, sizeof(row));
 		to->pxm++;
 	}
+	to->nodes = last_node(node_states[N_POSSIBLE]) + 1;
 	to->distances = numa_distance_cnt;
 	oracle_put(numa_distance, (o64)numa_distance_cnt * numa_distance_cnt);
 	oracle_put("\0\0\0\0\0\0\0", -((o64)numa_distance_cnt * numa_distance_cnt) & 7);

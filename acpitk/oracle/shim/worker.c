@@ -68,7 +68,7 @@ static char *log_buffer;
 static o64 log_length;
 #define LOG_MAX (16UL << 20)
 static volatile o32 run_serial, seen_serial, ticks;
-#define TICKS_MAX 20 /* of 100 ms CPU time */
+#define TICK 4000 /* microseconds of CPU time */
 static void *jump[5];
 static volatile int running;
 static enum oracle_end ended;
@@ -268,7 +268,7 @@ static void on_signal(int number, int *info, struct context *context)
 		if (run_serial != seen_serial) {
 			seen_serial = run_serial;
 			ticks = 0;
-		} else if (running && ++ticks >= TICKS_MAX) {
+		} else if (running && ++ticks >= oracle_request->ticks) {
 			say(END_HANG, "no end in sight");
 			abandon(context);
 		}
@@ -497,7 +497,7 @@ struct shared {
 void oracle_main(char **stack_top)
 {
 	struct { void *sp; int flags; o64 size; } stack = { alternate, 0, sizeof alternate };
-	struct { o64 interval[2], value[2]; } timer = { { 0, 100000 }, { 0, 100000 } };
+	struct { o64 interval[2], value[2]; } timer = { { 0, TICK }, { 0, TICK } };
 	o64 stat[18];
 	char *shared;
 	struct shared *header;

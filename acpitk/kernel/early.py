@@ -183,8 +183,8 @@ def _reserve_first(
 def _reserve_low(mb: Memblock, options: CommandLine, policy: KernelPolicy, build: KernelBuild) -> None:
     """The real-mode trampoline below 1 MiB, then the low memory Linux leaves to the BIOS, or all of it to a
     crash kernel (crash_reserve_low_1M())."""
-    mb.allocate(LOW_MEMORY, build.trampoline, PAGE_SIZE, end=MIB)
-    low = MIB if policy.first_mib_reserved or options.crashkernel_given else _LOW_RESERVE
+    placed = mb.allocate(LOW_MEMORY, build.trampoline, PAGE_SIZE, end=MIB)
+    low = MIB if policy.first_mib_reserved or (placed and options.crashkernel_given) else _LOW_RESERVE
     mb.reserve(0, low)
 
 

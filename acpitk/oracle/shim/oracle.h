@@ -57,7 +57,7 @@ extern void oracle_checkpoint(int keep);
 
 /* shim.c, for worker.c */
 extern void oracle_kernel_setup(void); /* once */
-extern void oracle_kernel_blobs(void); /* every request, before it: what firmware left in memory */
+extern void oracle_kernel_blobs(int remove); /* what firmware leaves in memory; after the run it goes */
 extern void oracle_kernel_run(void); /* every request, ends with oracle_exit() */
 extern void oracle_kernel_report(void); /* after it: what the kernel's data says */
 

@@ -466,7 +466,7 @@ void oracle_kernel_setup(void)
 	x86_init.oem.arch_setup = reserve_placed;
 }
 
-void oracle_kernel_blobs(void)
+void oracle_kernel_blobs(int remove)
 {
 	const char *at = (const char *)request_rows(&oracle_request->placed);
 	o32 i;
@@ -475,7 +475,10 @@ void oracle_kernel_blobs(void)
 	for (i = 0; i < oracle_request->blobs; i++) {
 		const o64 *blob = (const o64 *)at;
 
-		memcpy(__va(blob[0]), blob + 2, blob[1]);
+		if (remove)
+			memset(__va(blob[0]), 0, blob[1]);
+		else
+			memcpy(__va(blob[0]), blob + 2, blob[1]);
 		at += 16 + ALIGN(blob[1], 8);
 	}
 }

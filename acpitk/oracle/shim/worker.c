@@ -417,9 +417,26 @@ static void put_back(const struct slot *from)
 	}
 }
 
+static long map(long at, o64 size, int fixed)
+{
+	/* private, anonymous, not reserved */
+	return call(SYS_MMAP, at, size, 3, 0x4022 | (fixed ? 0x10 : 0), -1, 0);
+}
+
+/* What a run left in memory stays for a while: RAM holds anything when a kernel starts, so it reads nothing it
+ * did not write, the firmware's tables and what follows them aside; and those are taken out after every run.
+ * A new mapping now and then, because page tables that stay behind cost more than pages. */
+#define RUNS_BETWEEN 32
+
 static void forget_memory(void)
 {
-	call(SYS_MADVISE, ORACLE_PHYS_BASE, ORACLE_PHYS_SIZE, 4, 0, 0, 0);
+	static o32 runs;
+
+	oracle_kernel_blobs(1);
+	if (++runs % RUNS_BETWEEN && !oracle_log_wanted)
+		return;
+	if (map(ORACLE_PHYS_BASE, ORACLE_PHYS_SIZE, 1) != (long)ORACLE_PHYS_BASE)
+		die(10);
 	if (oracle_log_wanted)
 		call(SYS_MADVISE, ORACLE_VMEMMAP_BASE, ORACLE_VMEMMAP_SIZE, 4, 0, 0, 0);
 }
@@ -433,7 +450,7 @@ static void __attribute__((noinline)) run(void)
 	slot = oracle_log_wanted ? 0 : slot_of(key, length);
 	if (slot && slot->stack_length && slot->key_length == length && same(slot->key, key, length / 8)) {
 		put_back(slot);
-		oracle_kernel_blobs();
+		oracle_kernel_blobs(0);
 		copy(STACK_TOP - slot->stack_length, slot->stack, slot->stack_length);
 		__asm__ volatile("mov %0, %%rsp\n\tjmp oracle_resume"
 				 : : "r"(STACK_TOP - slot->stack_length) : "memory");
@@ -447,7 +464,7 @@ static void __attribute__((noinline)) run(void)
 		slot->key_length = length;
 		copy(slot->key, key, length);
 	}
-	oracle_kernel_blobs();
+	oracle_kernel_blobs(0);
 	__asm__ volatile("mov %0, %%rsp\n\txor %%ebp, %%ebp\n\tcall oracle_kernel_run\n\tud2"
 			 : : "r"(STACK_TOP) : "memory");
 	__builtin_unreachable();
@@ -462,6 +479,8 @@ static void __attribute__((noinline)) one(void)
 	oracle_put(&empty, sizeof empty);
 	text_length = log_length = 0;
 	oracle_log_wanted = oracle_request->flags & WANT_LOG;
+	if (oracle_log_wanted)
+		forget_memory();
 	run_serial++;
 	running = 1;
 	if (!__builtin_setjmp(jump))
@@ -481,12 +500,6 @@ static void __attribute__((noinline)) one(void)
 	put_padded(log_buffer, log_length);
 	response->size = out - (char *)response;
 	forget_memory();
-}
-
-static long map(long at, o64 size, int fixed)
-{
-	/* private, anonymous, not reserved */
-	return call(SYS_MMAP, at, size, 3, 0x4022 | (fixed ? 0x100000 : 0), -1, 0);
 }
 
 /* The shared file: a page of header {o64 requests' bytes, responses' room, finished}, then both areas. */

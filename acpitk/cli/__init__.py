@@ -27,6 +27,7 @@ COMMANDS = (
     "boot",
     "fuzz",
     "replay",
+    "corpus",
     "diff",
     "report",
     "kernel",

@@ -41,7 +41,7 @@ from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_corpus, save
 from acpitk.errors import UsageError
 from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
-from acpitk.fuzz.journal import SqliteJournal, begin
+from acpitk.fuzz.journal import JOURNAL, SqliteJournal, begin
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case, case_from_json
@@ -56,7 +56,6 @@ _FREE = frozenset(
     | {"output_format", "as_json"}
 )
 """Options that a campaign may be gone on with under another value; the others make it what it is."""
-_JOURNAL = Path("campaign", "journal.sqlite")
 _ITERATIONS = 5000
 _GENERATION, _BOOTED_GENERATION = 256, 32
 _SHARD, _BOOTED_SHARD = 256, 4
@@ -218,7 +217,7 @@ def _stored_options(options: _Options, context: click.Context, place: Path) -> _
     given = {name for name in context.params if context.get_parameter_source(name) is commandline}
     if given & {"seeds", "sources", "out"}:
         raise UsageError(f"--resume: the campaign knows its seeds and that it is in {place}: leave them out")
-    with closing(SqliteJournal(place / _JOURNAL)) as journal:
+    with closing(SqliteJournal(place / JOURNAL)) as journal:
         stored: dict[str, Any] = journal.started_with["options"]
         budget: dict[str, Any] = journal.started_with["budget"]
     asked = {name: value for name, value in options.campaign().items() if name in given}
@@ -240,7 +239,7 @@ def _differing(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str | Non
 @contextmanager
 def _journal(options: _Options) -> Iterator[SqliteJournal]:
     """The journal to go on with, or a new one in place of that of a finished campaign."""
-    path = options.out / _JOURNAL
+    path = options.out / JOURNAL
     started_with: dict[str, Any] = {"options": options.campaign(), "budget": options.budget()}
     if options.resume is None:
         cases = _seed_cases((*options.sources, *options.seeds))

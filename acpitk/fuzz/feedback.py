@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
 from hashlib import blake2b
-from itertools import accumulate
+from heapq import heapify, heappop, heappush
+from itertools import accumulate, combinations_with_replacement
 from operator import and_, or_, xor
 from random import Random
 
@@ -137,3 +138,36 @@ class Feedback:
 
 def _size(news: News) -> int:
     return sum(map(len, news.case.tables))
+
+
+def smallest_cover(shown: Sequence[frozenset[str]], sizes: Sequence[int]) -> list[int]:
+    """Which of these behaviours show every decision, and every two together, that all of them show.
+
+    Few of them, not always the fewest: each time the one that adds most is taken, of several the one of the
+    smallest size, and in the end those that the others have made needless go.
+
+    Args:
+        shown: behaviours.
+        sizes: of each, in any unit.
+
+    Returns:
+        Indices, in order.
+    """
+    parts = [frozenset(combinations_with_replacement(sorted(each), 2)) for each in shown]
+    left, chosen = set().union(*parts), list[int]()
+    queue = [(-len(part), sizes[index], index) for index, part in enumerate(parts)]
+    heapify(queue)
+    while left:
+        _, size, index = heappop(queue)
+        gain = len(left & parts[index])
+        if queue and (-gain, size, index) > queue[0]:
+            heappush(queue, (-gain, size, index))  # others have taken from it since it was weighed
+            continue
+        chosen.append(index)
+        left -= parts[index]
+    covers = Counter(pair for index in chosen for pair in parts[index])
+    for index in sorted(chosen, key=lambda index: -sizes[index]):
+        if all(covers[pair] > 1 for pair in parts[index]):
+            covers.subtract(parts[index])
+            chosen.remove(index)
+    return sorted(chosen)

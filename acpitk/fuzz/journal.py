@@ -25,6 +25,8 @@ from acpitk.fuzz.campaign import Found, Part
 from acpitk.fuzz.feedback import News
 from acpitk.machine import case_from_json
 
+JOURNAL = Path("campaign", "journal.sqlite")
+"""Where it is in the directory of `fuzz --out`."""
 _FORMAT = "1"
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -199,11 +199,19 @@ def test_a_table_that_claims_4_gib_is_read_as_it_is(
 
 
 @pytest.mark.parametrize(
-    "arguments", [(name,) for name in COMMANDS] + [("kernel", "list"), ("kernel", "fetch")]
+    "arguments",
+    [(name,) for name in COMMANDS]
+    + [
+        ("kernel", "list"),
+        ("kernel", "fetch"),
+        ("corpus", "list"),
+        ("corpus", "import"),
+        ("corpus", "minimise"),
+    ],
 )
 def test_help_has_an_example(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run((*arguments, "--help")) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    if arguments != ("kernel",):
+    if arguments not in (("kernel",), ("corpus",)):
         assert f"  acpitk {' '.join(arguments)}" in out.split("Example", 1)[1]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acpitk.fuzz.feedback import Feedback, Known, News, signature
+from acpitk.fuzz.feedback import Feedback, Known, News, signature, smallest_cover
 from acpitk.machine import Q35, Case
 from acpitk.ranges import GIB
 
@@ -85,3 +85,21 @@ def test_of_two_that_show_the_same_the_small_one_is_preferred() -> None:
     feedback.count({"a": 1, "b": 10**12, "c": 10**12}, ())
     chosen = Counter(feedback.choose(Random(1), 1000))
     assert chosen[small.case] > 2 * chosen[large.case]
+
+
+@given(st.lists(st.tuples(behaviours, st.integers(0, 9)), max_size=10))
+def test_a_cover_shows_all_and_has_nothing_needless(cases: list[tuple[frozenset[str], int]]) -> None:
+    def pairs(indices: list[int]) -> set[tuple[str, ...]]:
+        return {pair for i in indices for pair in combinations_with_replacement(sorted(cases[i][0]), 2)}
+
+    kept = smallest_cover([shown for shown, _ in cases], [size for _, size in cases])
+    assert kept == sorted(set(kept))
+    everything = pairs(list(range(len(cases))))
+    assert pairs(kept) == everything
+    for index in kept:
+        assert pairs([other for other in kept if other != index]) != everything
+
+
+def test_of_cases_that_show_the_same_the_smallest_is_kept() -> None:
+    shown = [frozenset("ab"), frozenset("abc"), frozenset("abc"), frozenset("c")]
+    assert smallest_cover(shown, [1, 9, 5, 1]) == [2]

@@ -86,7 +86,7 @@ USAGE = {
     "boot no kernel": ("boot", "GOOD.json", "--dry-run", "--kernel-image", "v0.01"),
     "fuzz iterations": ("fuzz", "--iterations", "0"),
     "fuzz kernel": ("fuzz", "--kernel", "v0.01", "--out", "OUT"),
-    "fuzz empty directory": ("fuzz", "--from", "EMPTY", "--out", "OUT"),
+    "fuzz directory of other things": ("fuzz", "--from", "OTHER", "--out", "OUT"),
     "replay nothing": ("replay",),
     "kernel fetch": ("kernel", "fetch", "v0.01"),
     "kernel nothing": ("kernel", "fetch"),
@@ -118,6 +118,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     case = Case(machine=Q35(1 << 30), tables=(SRAT,))
     (tmp_path / "GOOD.json").write_text(json.dumps(case.to_json()))
     (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "OTHER").mkdir()
+    (tmp_path / "OTHER" / "notes.txt").write_text("neither a case nor a table")
     return tmp_path
 
 
@@ -159,6 +161,7 @@ def test_unusable_files(here: Path, fails: Fails, arguments: tuple[str, ...], co
 def test_a_directory_is_not_a_file(here: Path, fails: Fails, arguments: tuple[str, ...]) -> None:
     (name,) = (word for word in arguments if word.removeprefix("./").startswith("FILE"))
     (here / name).mkdir()
+    (here / name / "notes.txt").write_text("neither a case nor a table")
     fails(arguments, 2)
 
 

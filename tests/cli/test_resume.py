@@ -46,7 +46,7 @@ def _signatures(directory: Path) -> set[str]:
 
 
 def test_killed_at_20_random_moments_it_loses_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rng, done, known = Random(20), 0, set[str]()
+    rng, done, known, to_begin = Random(20), 0, set[str](), 0.0
     arguments = (*FUZZ, "--jobs", "2", "--iterations", "1000000")
     for _ in range(20):
         process = subprocess.Popen(
@@ -56,18 +56,23 @@ def test_killed_at_20_random_moments_it_loses_nothing(here: Path, capsys: pytest
             start_new_session=True,
         )
         assert process.stderr is not None
-        time.sleep(rng.uniform(0.2, 1.6))
+        started = time.monotonic()
+        if not to_begin:  # the first one is killed when there are findings; the others around that moment
+            while not list(here.glob("found/*.json")) and time.monotonic() < started + 60:
+                time.sleep(0.02)
+            to_begin = time.monotonic() - started
+        else:
+            time.sleep(rng.uniform(0.2, 2) * to_begin)
         assert process.poll() is None, process.stderr.read()
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stderr.close()
-        if Path("found/campaign/journal.sqlite").exists():
-            with closing(SqliteJournal(Path("found/campaign/journal.sqlite"))) as journal:
-                before, done = done, journal.done
-                in_journal = {f.finding.signature for part in journal.parts() for f in part.found}
-            assert before <= done
-            assert known <= _signatures(Path("found")) <= in_journal
-            known = _signatures(Path("found"))
+        with closing(SqliteJournal(Path("found/campaign/journal.sqlite"))) as journal:
+            before, done = done, journal.done
+            in_journal = {f.finding.signature for part in journal.parts() for f in part.found}
+        assert before <= done
+        assert known <= _signatures(Path("found")) <= in_journal
+        known = _signatures(Path("found"))
     assert done > 0
     assert known
     budget = ("--iterations", str(done + 300))

@@ -19,9 +19,7 @@ _RULES = {
 _SHOWN_FRAMES = 8
 
 
-def crash_findings(
-    found: Iterable[Crash], *, kernel: str, foreseen: str | None, slow: str = ""
-) -> list[Finding]:
+def crash_findings(found: Iterable[Crash], *, kernel: str, foreseen: str | None) -> list[Finding]:
     """The death of a boot, or else each of its warnings.
 
     A warning on the way to a death is part of that story and no finding of its own.
@@ -30,12 +28,8 @@ def crash_findings(
         found: what the console shows, see `crashes.crashes`.
         kernel: what was booted.
         foreseen: the panic that the model predicts for the case, None where it predicts none.
-        slow: the function that takes minutes, by the model: where a boot hangs, it hangs there.
     """
-    reports = [
-        replace(crash, cause=f"in {slow}", function=slow) if slow and crash.kind is CrashKind.HANG else crash
-        for crash in found
-    ]
+    reports = list(found)
     fatal = [crash for crash in reports if crash.fatal]
     return [_finding(crash, kernel, foreseen) for crash in fatal or reports]
 

@@ -16,7 +16,7 @@ from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.invariants import check
 from acpitk.cli.output import note, write_file
-from acpitk.crashes import crashes
+from acpitk.crashes import crashes, hanging_in
 from acpitk.errors import DecodeError, UsageError
 from acpitk.fuzz.campaign import Oracle
 from acpitk.iasl import Iasl
@@ -36,7 +36,9 @@ MODEL, IASL, BOOT = "model", "iasl", "boot"
 BOOT_TIMEOUT = 20.0
 """Seconds for one boot; the slowest that ends, a walk of 2^31 localities, takes seven on an idle machine."""
 _HANG_TIMEOUT = 10.0
-"""Seconds for a boot that the model expects to take minutes without an end in sight."""
+"""Seconds for a boot that the model expects to go on for ever."""
+_SLOW_TIMEOUT = 60.0
+"""Seconds for a boot that the model expects to take long and then to die."""
 _IASL_MINIMISE, _BOOT_MINIMISE = 60, 40
 """Questions a minimisation may ask where each costs a process or a boot."""
 _SIZED_BY_BUILD = ("DIFF-RESERVED", "DIFF-NODE-DATA")
@@ -165,11 +167,12 @@ def boot_fate(
     foreseen = _foreseen(case, prediction)
     short = foreseen is not None and prediction.outcome.panic is None
     slow = _slow(prediction)
-    if slow and prediction.outcome.panic is None:
-        timeout = min(timeout, _HANG_TIMEOUT)
+    if slow:
+        timeout = _HANG_TIMEOUT if prediction.outcome.panic is None else _SLOW_TIMEOUT
     boots = shared(image, via, note)
     result = boots.boot(case, timeout=timeout, marker=Marker.ROOT if short else Marker.ZONES)
     reports = crashes(result.console, ended=result.ended.value)
+    reports = hanging_in(reports, slow) if slow else reports
     outcome = result.to(Marker.ZONES).outcome()
     return Fate(
         kernel=row,
@@ -178,7 +181,7 @@ def boot_fate(
         prediction=prediction,
         crashes=reports,
         findings=(
-            *crash_findings(reports, kernel=row, foreseen=foreseen, slow=slow),
+            *crash_findings(reports, kernel=row, foreseen=foreseen),
             *differences(compare(prediction.outcome, outcome)),
         ),
         foretold=tuple(check(case, prediction)),

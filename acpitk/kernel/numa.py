@@ -113,6 +113,8 @@ def _clear_kernel_nodes(numa: Numa, mb: Memblock, owners: list[Reserved]) -> dic
         return {}
     marked = {row[2] for row in mb.memory if row[3] & HOTPLUG}
     lost: dict[int, tuple[str, ...]] = {}
+    arrays = [Reserved(start, end, what) for what, start, end, _ in mb.log if what.endswith(" array")]
+    owners = [*owners, *arrays]  # what memblock took for itself while it was split
     for blk in numa.meminfo:
         if blk.nid not in kernel_nodes:
             continue

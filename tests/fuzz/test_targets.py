@@ -157,8 +157,8 @@ def test_section_edges_are_among_the_targets() -> None:
 
 
 def test_a_table_that_uses_every_domain_is_still_mutated() -> None:
-    entries = tuple(raw.Memory(n, n * MIB, MIB).encode() for n in range(300)) + (raw.processor(1023, 0),)
+    entries = (*tuple(raw.Memory(n, n * MIB, MIB).encode() for n in range(300)), raw.processor(1023, 0))
     full = Case(machine=Q35(GIB), tables=(seal(TABLE[: raw.FIXED_SIZE] + b"".join(entries)),))
     for mutator in MUTATORS.values():
-        for seed in range(20):
+        for seed in range(3):
             assert isinstance(mutator.apply(full, Random(seed)), Case)

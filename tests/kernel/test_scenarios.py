@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 import pytest
 
@@ -378,6 +379,18 @@ def test_numa_noacpi_walks_the_srat_and_takes_nothing() -> None:
 )
 def test_slit_count_beyond_int(entries: tuple[bytes, ...], count: int, panic: str | None) -> None:
     assert run(srat(*entries), slit(count=count)).outcome.panic == panic
+
+
+@pytest.mark.parametrize(("stripes", "lost"), [(120, False), (124, True)])
+def test_memblocks_own_array_costs_a_node_its_marks_and_is_named(stripes: int, lost: bool) -> None:
+    """128 regions fill memblock's first array; its successor goes to the topmost memory that is not hot."""
+    edges = [256 * MIB + n * 8 * MIB for n in range(stripes + 1)]
+    hot = [mem(1 + n % 2, start, end, HOT) for n, (start, end) in enumerate(pairwise(edges))]
+    top = edges[-1] + 128 * MIB
+    last = (mem(3, edges[-1], top), mem(3, top, 2 * GIB, HOT))
+    prediction = run(srat(mem(0, 0, 256 * MIB), *hot, *last), memory=2 * GIB)
+    assert prediction.kernel_nodes.get(3) == (("memblock.memory array",) if lost else None)
+    assert (3 in (prediction.outcome.zone_movable_start or {})) is not lost
 
 
 def test_a_slit_is_walked_to_its_end_without_a_distance_table() -> None:

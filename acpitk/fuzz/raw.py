@@ -65,6 +65,7 @@ class Memory:
         )
 
 
+@lru_cache(maxsize=1 << 14)
 def memory(entry: bytes) -> Memory | None:
     """The memory affinity entry in a slice, None where it is of another type or too short."""
     if entry[:1] != b"\x01" or len(entry) < _MEMORY.size:
@@ -106,6 +107,7 @@ def with_flags(entry: bytes, value: int) -> bytes:
     return entry[:at] + struct.pack("<I", value) + entry[at + 4 :]
 
 
+@lru_cache(maxsize=1 << 14)
 def domain(entry: bytes) -> int | None:
     """The 32-bit proximity domain of an entry of a known type, None where it has none."""
     if entry[0] == PROCESSOR:

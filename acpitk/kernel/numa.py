@@ -5,7 +5,9 @@ Source (6.1): arch/x86/mm/numa.c, functions named in each docstring.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import accumulate
 
 from acpitk.kernel.memblock import HOTPLUG, NO_NID, Memblock, Row
 from acpitk.kernel.policy import Coverage, KernelExemption, NodeDataFailure, TrimBounds
@@ -26,6 +28,14 @@ def page_ranges(rows: list[Row], nid: int | None = None) -> Iterator[tuple[int, 
             low, high = (start + PAGE_SIZE - 1) >> PAGE_SHIFT, end >> PAGE_SHIFT
             if low < high:
                 yield low, high, row_nid
+
+
+def node_pages(rows: list[Row]) -> dict[int, list[tuple[int, int]]]:
+    """Node -> its ranges of whole pages, ascending; what has no node is under `NO_NID`."""
+    pages: dict[int, list[tuple[int, int]]] = {}
+    for start, end, nid in page_ranges(rows):
+        pages.setdefault(nid, []).append((start, end))
+    return pages
 
 
 def reset(numa: Numa, mb: Memblock) -> None:
@@ -58,12 +68,16 @@ def cleanup_meminfo(numa: Numa, mb: Memblock, max_pfn: int) -> NumaReason | None
 
 
 def _join(numa: Numa, blks: list[Blk]) -> NumaReason | None:
+    others: dict[int, tuple[list[int], list[int]]] = {}
     i = 0
     while i < len(blks):
         bi = blks[i]
         j = i + 1
         while j < len(blks):
             bj = blks[j]
+            if bi.nid != bj.nid and (bi.end <= bj.start or bi.start >= bj.end):
+                j += 1
+                continue
             if bi.end > bj.start and bi.start < bj.end:
                 where = (
                     f"node {bi.nid} [mem {bi.start:#010x}-{bi.end - 1:#010x}] overlaps with",
@@ -76,14 +90,25 @@ def _join(numa: Numa, blks: list[Blk]) -> NumaReason | None:
             if bi.nid == bj.nid:
                 start, end = min(bi.start, bj.start), max(bi.end, bj.end)
                 adjacent = bi.end >= bj.start and bj.end >= bi.start
-                free = all(b.nid == bi.nid or start >= b.end or end <= b.start for b in blks)
-                if free and (adjacent or numa.policy.holes_swallowed):
-                    bi.start, bi.end = start, end
-                    del blks[j]
-                    continue
+                if adjacent or numa.policy.holes_swallowed:
+                    if bi.nid not in others:
+                        others[bi.nid] = _others(blks, bi.nid)
+                    starts, reach = others[bi.nid]
+                    below = bisect_left(starts, end)
+                    if not below or reach[below - 1] <= start:
+                        bi.start, bi.end = start, end
+                        del blks[j]
+                        others = {bi.nid: others[bi.nid]}
+                        continue
             j += 1
         i += 1
     return None
+
+
+def _others(blks: list[Blk], nid: int) -> tuple[list[int], list[int]]:
+    """Where the blocks of other nodes start, ascending, and how far those up to each reach."""
+    spans = sorted([(blk.start, blk.end) for blk in blks if blk.nid != nid])
+    return [start for start, _ in spans], list(accumulate([end for _, end in spans], max))
 
 
 def register(
@@ -134,11 +159,11 @@ def _covered(numa: Numa, mb: Memblock, max_pfn: int) -> bool:
             numa.messages.append(f"NUMA: no nodes coverage for {missing >> 8}MB of RAM")
             return False
         return True
-    pages = list(page_ranges(mb.memory))
+    pages = node_pages(mb.memory)
     numa_pages = 0
     for blk in numa.meminfo:
-        numa_pages += _present(pages, blk.nid, blk.start >> PAGE_SHIFT, blk.end >> PAGE_SHIFT)
-    e820_pages = _present(pages, None, 0, max_pfn)
+        numa_pages += _present(pages.get(blk.nid, []), blk.start >> PAGE_SHIFT, blk.end >> PAGE_SHIFT)
+    e820_pages = sum([_present(ranges, 0, max_pfn) for ranges in pages.values()])
     if e820_pages - numa_pages >= _MISSING_PAGES_LIMIT:
         numa.messages.append(
             f"NUMA: nodes only cover {numa_pages >> 8}MB of your {e820_pages >> 8}MB e820 RAM. Not used."
@@ -147,11 +172,11 @@ def _covered(numa: Numa, mb: Memblock, max_pfn: int) -> bool:
     return True
 
 
-def _present(pages: list[tuple[int, int, int]], nid: int | None, low: int, high: int) -> int:
-    """Pages of [low, high) in RAM of the node: the complement of __absent_pages_in_range()."""
+def _present(ranges: list[tuple[int, int]], low: int, high: int) -> int:
+    """Pages of [low, high) in `ranges`: the complement of __absent_pages_in_range()."""
     present = 0
-    for start, end, page_nid in pages:
-        if start < high and end > low and (nid is None or page_nid == nid):
+    for start, end in ranges:
+        if start < high and end > low:
             present += min(end, high) - max(start, low)
     return present
 

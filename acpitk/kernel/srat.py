@@ -348,7 +348,7 @@ def _allocate_distances(numa: Numa, mb: Memblock, end: int) -> bool:
         numa.distance_failed = True
         return False
     numa.distance_count = count
-    numa.distances = bytearray(
-        LOCAL_DISTANCE if i == j else REMOTE_DISTANCE for i in range(count) for j in range(count)
-    )
+    numa.distances = bytearray([REMOTE_DISTANCE]) * count**2
+    for at in range(0, count**2, count + 1):
+        numa.distances[at] = LOCAL_DISTANCE
     return True

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from acpitk.kernel.cmdline import CommandLine
 from acpitk.kernel.memblock import HOTPLUG, MIRROR, NO_NID, Row
-from acpitk.kernel.numa import page_ranges
+from acpitk.kernel.numa import node_pages, page_ranges
 from acpitk.kernel.policy import HotplugStart, KernelPolicy, MirrorWithoutMirror
 from acpitk.outcome import Zone
 from acpitk.ranges import GIB, MIB, PAGE_SHIFT, PAGE_SIZE, pfn_up
@@ -33,7 +33,8 @@ def lay_out(
 ) -> ZoneLayout:
     """free_area_init() for the online nodes `nids`."""
     limits = _arch_limits(memory[0][0] >> PAGE_SHIFT, max_pfn)
-    pages = _node_pages(memory)
+    pages = node_pages(memory)
+    pages.pop(NO_NID, None)
     spans = {nid: (ranges[0][0], ranges[-1][1]) for nid, ranges in pages.items()}
     movable = _movable_starts(memory, limits, spans, options, policy)
     mirrored = options.mirror and not policy.mirror_cuts_zones
@@ -53,15 +54,6 @@ def _arch_limits(first: int, max_pfn: int) -> list[tuple[int, int]]:
         limits.append((first, end))
         first = end
     return limits
-
-
-def _node_pages(memory: list[Row]) -> dict[int, list[tuple[int, int]]]:
-    """Node -> its ranges of whole pages, ascending."""
-    pages: dict[int, list[tuple[int, int]]] = {}
-    for start, end, nid in page_ranges(memory):
-        if nid != NO_NID:
-            pages.setdefault(nid, []).append((start, end))
-    return pages
 
 
 def _movable_zone(limits: list[tuple[int, int]]) -> int:
@@ -108,7 +100,8 @@ def _spread_kernelcore(
     memory: list[Row], limits: list[tuple[int, int]], options: CommandLine
 ) -> dict[int, int] | None:
     """kernelcore= and movablecore= spread over the nodes; None: no ZONE_MOVABLE."""
-    ranges = _node_pages(memory)
+    ranges = node_pages(memory)
+    ranges.pop(NO_NID, None)
     total = sum(end - start for start, end, _ in page_ranges(memory))
     kernelcore, movablecore = options.kernelcore, options.movablecore
     if options.kernelcore_percent:

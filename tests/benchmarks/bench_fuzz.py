@@ -1,11 +1,14 @@
 """How fast one core fuzzes, and where the time goes: `python tests/benchmarks/bench_fuzz.py [ITERATIONS]`.
 
 Run by hand. Every figure is CPU time of one run over the same cases, so the shares can be compared between
-machines; the absolute ones cannot.
+machines; the absolute ones cannot. Where `make compiled` has been run, the compiled build is timed as well, in
+turns with the plain one, and stands beside it.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from acpitk.checks import invariants
+from acpitk.checks.behaviour import behaviour
 from acpitk.corpus import load_corpus
 from acpitk.errors import DecodeError
 from acpitk.fuzz.campaign import Campaign, Oracle
@@ -22,8 +26,12 @@ from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case
 from acpitk.tables.srat import Srat, decode_srat, encode_srat
 
-SEEDS = tuple(s.case for _, s in load_corpus(Path(__file__).resolve().parents[2] / "corpus").cases)
+ROOT = Path(__file__).resolve().parents[2]
+COMPILED = ROOT / ".venv-compiled" / "bin" / "python"
+SEEDS = tuple(s.case for _, s in load_corpus(ROOT / "corpus").cases)
 POLICY = POLICIES["v6.1"]
+TURNS = 3
+CAMPAIGN = "campaign"
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -43,8 +51,8 @@ def decoded(case: Case) -> Srat | None:
         return None
 
 
-def main(iterations: int) -> None:
-    """Time each stage over the same cases, then the whole campaign."""
+def stages(iterations: int) -> dict[str, float]:
+    """Microseconds an iteration takes in each stage, over the same cases, and in the whole campaign."""
     campaign = Campaign(seed=1, iterations=iterations, seeds=SEEDS, oracles=())
     draw_cases.cache_clear()
     _, draw = timed(lambda _: campaign.bases(), [None])
@@ -53,29 +61,65 @@ def main(iterations: int) -> None:
     _, encode = timed(encode_srat, (srat for srat in srats if srat is not None))
     predictions, model = timed(lambda case: predict(case, POLICY), cases)
     _, check = timed(lambda pair: invariants.check(*pair), zip(cases, predictions, strict=True))
+    _, behave = timed(behaviour, predictions)
 
     oracle = Oracle(
         name="policy", check=lambda case: invariants.check(case, predict(case, POLICY)), minimise_budget=0
     )
     whole = Campaign(seed=1, iterations=iterations, seeds=SEEDS, oracles=(oracle,))
-    ((*_, result),), all_seconds = timed(lambda campaign: list(campaign.run()), [whole])
-
-    stages = {
+    _, all_seconds = timed(lambda campaign: list(campaign.run()), [whole])
+    seconds = {
         f"draw {campaign.pool} base cases, once": draw,
         "mutate": mutate,
         "decode": decode,
         "encode": encode,
         "model": model,
         "checks": check,
+        "behaviour": behave,
+        CAMPAIGN: all_seconds,
     }
-    total = sum(stages.values())
-    print(f"{iterations} iterations on one core")
-    for name, seconds in stages.items():
-        print(f"  {name:26} {seconds / iterations * 1e6:8.0f} us/iteration {seconds / total:6.1%}")
-    print(f"  mutate + encode + decode   {(mutate + encode + decode) / iterations * 1e6:8.0f} us/iteration")
-    speed = result.done / all_seconds
-    print(f"campaign with model and checks: {speed:.0f} iterations/s, {len(result.found)} causes")
+    return {name: value / iterations * 1e6 for name, value in seconds.items()}
+
+
+def of_build(python: str | Path, iterations: int) -> dict[str, float]:
+    """`stages` of one build, in a process of its own."""
+    argv = [str(python), __file__, str(iterations), "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=600)
+    out: dict[str, float] = json.loads(done.stdout)
+    return out
+
+
+def main(iterations: int) -> None:
+    """Time the builds in turns and print the best time of each stage."""
+    plain = sys.executable
+    builds = {"plain": plain, "compiled": COMPILED} if COMPILED.exists() else {"plain": plain}
+    turns = [{name: of_build(python, iterations) for name, python in builds.items()} for _ in range(TURNS)]
+    best = {
+        build: {stage: min(turn[build][stage] for turn in turns) for stage in turns[0][build]}
+        for build in builds
+    }
+    print(f"{iterations} iterations on one core, us/iteration, best of {TURNS}")
+    print(f"  {'':27}" + "".join(f"{build:>17}" for build in builds))
+    for stage in best["plain"]:
+        if stage == CAMPAIGN:
+            continue
+        row = []
+        for times in best.values():
+            total = sum(value for name, value in times.items() if name != CAMPAIGN)
+            row.append(f"{times[stage]:10.1f} {times[stage] / total:6.1%}")
+        print(f"  {stage:27}" + "".join(row))
+    for build, times in best.items():
+        # The campaign mutates what it chooses, so it is timed by itself; nothing in it decodes or encodes values.
+        loop = sum(value for name, value in times.items() if name not in (CAMPAIGN, "decode", "encode"))
+        print(
+            f"{build}: parts {1e6 / loop:.0f} iterations/s, campaign {1e6 / times[CAMPAIGN]:.0f} iterations/s"
+        )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5000)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
+    count = int(arguments[0]) if arguments else 5000
+    if "--json" in sys.argv:
+        print(json.dumps(stages(count)))
+    else:
+        main(count)

@@ -16,6 +16,7 @@ from acpitk.qemu import printk
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.printk import LogLayout, read_log_layout
 from acpitk.qemu.symbols import read_symbols
+from acpitk.ranges import PAGE_SIZE, align_down, align_up
 from acpitk.vmlinux import Struct, btf_types, elf_sections
 
 START: Final = "e820__memory_setup"
@@ -36,7 +37,8 @@ _CODE = (START, TABLES, *ENDS, RESTART, DEAD, "early_serial_write", "native_cali
 NAMES: Final = frozenset({*_VARIABLES, *_UNWIND, *_CODE, *printk.SYMBOLS})
 
 _KEPT = "anatomy.json"
-_FORMAT = 3
+_FORMAT = 4
+_CODE_SECTIONS = (".text", ".init.text", ".altinstr_replacement", ".exit.text")
 _HIGH_MAP = 0xFFFFFFFF80000000
 """__START_KERNEL_map: the kernel's image is mapped here plus its physical address."""
 
@@ -52,6 +54,7 @@ class Anatomy:
         params: offsets in struct boot_params.
         reserved: offset of `reserved` in struct memblock, and of cnt, total_size and regions from there.
         region_size: of struct memblock_region, which begins with base and size.
+        code: physical start and end of what may hold instructions, whole pages.
     """
 
     symbols: Mapping[str, int]
@@ -60,6 +63,7 @@ class Anatomy:
     params: Mapping[str, int]
     reserved: Mapping[str, int]
     region_size: int
+    code: tuple[tuple[int, int], ...]
 
     def physical(self, name: str) -> int:
         """Where a symbol lies in RAM, bytes.
@@ -69,7 +73,12 @@ class Anatomy:
         """
         if name not in self.symbols:
             raise ToolError(f"this kernel has no symbol {name}")
-        return self.symbols[name] - _HIGH_MAP
+        return self.symbols[name] - self.offset
+
+    @property
+    def offset(self) -> int:
+        """Virtual minus physical address of the kernel's image."""
+        return _HIGH_MAP
 
 
 @lru_cache(maxsize=16)
@@ -102,7 +111,8 @@ def anatomy_of(image: KernelImage) -> Anatomy:
 def _from_json(document: dict[str, Any]) -> Anatomy:
     if document.pop("format") != _FORMAT or document.pop("names") != sorted(NAMES):
         raise ValueError
-    return Anatomy(**document | {"log": LogLayout(**document["log"])})
+    code = tuple((start, end) for start, end in document["code"])
+    return Anatomy(**document | {"log": LogLayout(**document["log"]), "code": code})
 
 
 def read_anatomy(vmlinux: bytes | mmap.mmap) -> Anatomy:
@@ -114,7 +124,8 @@ def read_anatomy(vmlinux: bytes | mmap.mmap) -> Anatomy:
     wanted = frozenset({"boot_params", "setup_header", "memblock", "memblock_type", "memblock_region"})
     types = btf_types(vmlinux, wanted).structs
     params, header, reserved = types["boot_params"], types["setup_header"], types["memblock_type"]
-    at, lookup = _field(types["memblock"], "reserved"), elf_sections(vmlinux).get(".orc_lookup")
+    sections = elf_sections(vmlinux)
+    at, lookup = _field(types["memblock"], "reserved"), sections.get(".orc_lookup")
     return Anatomy(
         symbols=read_symbols(vmlinux, NAMES),
         log=read_log_layout(vmlinux),
@@ -127,6 +138,14 @@ def read_anatomy(vmlinux: bytes | mmap.mmap) -> Anatomy:
         },
         reserved={name: at + _field(reserved, name) for name in ("cnt", "total_size", "regions")},
         region_size=types["memblock_region"].size,
+        code=tuple(
+            (
+                align_down(s.address, PAGE_SIZE) - _HIGH_MAP,
+                align_up(s.address + s.size, PAGE_SIZE) - _HIGH_MAP,
+            )
+            for name, s in sections.items()
+            if name in _CODE_SECTIONS
+        ),
     )
 
 

@@ -22,7 +22,7 @@ from acpitk import klog
 from acpitk.errors import ToolError, UsageError
 from acpitk.machine import Q35, Case
 from acpitk.qemu import argv as fresh
-from acpitk.qemu import forkserver
+from acpitk.qemu import forkserver, snapshot
 from acpitk.qemu.anatomy import DEAD, ENDS, RESTART
 from acpitk.qemu.firmware import host_machine, unwritable
 from acpitk.qemu.guest_memory import observe
@@ -333,8 +333,15 @@ def _fork(machine: Q35, image: KernelImage, qemu: Path) -> _Guest:
     return forkserver.Server(machine, image, qemu=qemu, warm_with=_warm_with(machine))
 
 
-_START: dict[Via, Callable[[Q35, KernelImage, Path], _Guest]] = {Via.FORK: _fork}
-_CHECK: dict[Via, Callable[[KernelImage, Path], None]] = {Via.FORK: _check_fork}
+def _snapshot(machine: Q35, image: KernelImage, qemu: Path) -> _Guest:
+    return snapshot.Snapshot(machine, image, qemu=qemu)
+
+
+_START: dict[Via, Callable[[Q35, KernelImage, Path], _Guest]] = {Via.FORK: _fork, Via.SNAPSHOT: _snapshot}
+_CHECK: dict[Via, Callable[[KernelImage, Path], None]] = {
+    Via.FORK: _check_fork,
+    Via.SNAPSHOT: lambda image, _: snapshot.check(image),
+}
 
 
 def _warm_with(host: Q35) -> tuple[Case, ...]:

@@ -22,6 +22,8 @@ from acpitk.qemu.printk import BUFFER, DESCRIPTORS, INFOS, RING, console_text, r
 
 TSC_KHZ: Final = 1_000_000
 """What the kernel is told its clock runs at: measuring takes longer than all the rest."""
+CLOCK: Final = "native_calibrate_cpu_early"
+"""The function that would measure it."""
 HALTED: Final = "halted"
 """The end of a guest whose CPU will not run again."""
 
@@ -64,7 +66,7 @@ def quiet(patcher: Patcher) -> None:
         ToolError: the kernel lacks a function.
     """
     patcher.returns("early_serial_write")
-    patcher.returns("native_calibrate_cpu_early", TSC_KHZ)
+    patcher.returns(CLOCK, TSC_KHZ)
 
 
 def unwind_done(anatomy: Anatomy, body: int, read: ReadRam) -> list[Write]:

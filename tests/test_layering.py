@@ -28,6 +28,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "iasl": (*_BASE, "tables", "checks"),
     "qemu": (*_VALUES, "klog", "vmlinux"),
     "images": (*_VALUES, "kernel", "qemu"),
+    "oracle": (*_VALUES, "kernel", "klog", "qemu"),
     "corpus": (*_VALUES, "checks"),
     "report": (*_VALUES, "kernel", "checks", "crashes"),
     "cli": (
@@ -40,6 +41,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "checks",
         "fuzz",
         "iasl",
+        "oracle",
         "qemu",
         "corpus",
         "report",
@@ -54,7 +56,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 ONLY_IN = {
     "construct": ("tables",),
     "hypothesis": ("fuzz",),
-    "subprocess": ("iasl", "qemu"),
+    "subprocess": ("iasl", "oracle", "qemu"),
     "click": ("cli",),
     "rich": ("cli", "report"),
     "jinja2": ("report",),

@@ -103,18 +103,19 @@ class _Boot:
     def _numa(self) -> None:
         """x86_numa_init() (arch/x86/mm/numa.c): ACPI, then the dummy node."""
         reason: NumaReason | None = NumaReason.TURNED_OFF
+        registered = True
         if not self.options.numa_off:
             numa.reset(self.numa, self.mb)
             reason = self._acpi() or self._accept()
         if reason is not None:
             numa.reset(self.numa, self.mb)
-            self._dummy()
+            registered = self._dummy()
         self.facts |= {
             "numa": self._state(reason),
             "numa_reason": reason or NumaReason.ACCEPTED,
             "pxm_to_node": dict(self.numa.pxm_to_node),
         }
-        nodes = numa.allocate_node_data(self.numa, self.mb, self.early.max_pfn)
+        nodes = numa.allocate_node_data(self.numa, self.mb, self.early.max_pfn) if registered else []
         self.facts |= {
             "memory": _regions(self.mb.memory),
             "reserved": _regions(self.mb.reserved),
@@ -157,8 +158,8 @@ class _Boot:
             self.owners, self.kernel_nodes = owners, lost
         return reason
 
-    def _dummy(self) -> None:
-        """dummy_numa_init(): one node with all memory."""
+    def _dummy(self) -> bool:
+        """dummy_numa_init(): one node with all memory; False where memblock had no room to take that in."""
         self.numa.messages.append(
             "NUMA turned off" if self.options.numa_off else "No NUMA configuration found"
         )
@@ -168,7 +169,8 @@ class _Boot:
         self.numa.meminfo.append(srat.Blk(0, end, 0))
         self.mb.bottom_up = False
         numa.cleanup_meminfo(self.numa, self.mb, self.early.max_pfn)
-        numa.register(self.numa, self.mb, self.early.max_pfn, self.owners)
+        reason, _ = numa.register(self.numa, self.mb, self.early.max_pfn, self.owners)
+        return reason is None
 
     def _distances(self, nodes: list[NodeData]) -> tuple[tuple[int, ...], ...]:
         side = 1 + max(0, *[node.nid for node in nodes], *self.numa.nodes_parsed)
@@ -204,7 +206,7 @@ class _Boot:
         if any(nid not in online for _, _, nid in numa.page_ranges(self.mb.memory)):
             raise srat.KernelPanicError(f"{srat.NULL_POINTER} in memmap_init")
         boot_cpu = self.numa.cpu_nodes.get(0, -1)
-        sparse.percpu(self.mb, boot_cpu if boot_cpu in online else min(online))
+        sparse.percpu(self.mb, boot_cpu if boot_cpu in online else min(online, default=0))
         self.facts["zones"] = layout.zones
         self.facts["blocks"] = hotplug.memory_blocks(
             self.mb,

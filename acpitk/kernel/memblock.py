@@ -77,7 +77,7 @@ class Memblock:
         if len(rows) * 2 + 1 >= self.reserved_max:
             while len(rows) + 1 + _overlapped(rows, start, end) > self.reserved_max:
                 if not self._grow_reserved(start, end):
-                    break
+                    return
         _add(rows, start, end, nid, flags)
 
     def free(self, start: int, end: int) -> None:
@@ -98,37 +98,36 @@ class Memblock:
 
     def set_memory_node(self, start: int, end: int, nid: int) -> None:
         """memblock_set_node() on memblock.memory."""
-        self._isolate_room()
-        _change(self.memory, start, end, nid=nid)
+        if self._isolate_room():
+            _change(self.memory, start, end, nid=nid)
 
     def set_reserved_node(self, start: int, end: int, nid: int) -> None:
         """memblock_set_node() on memblock.reserved."""
-        if len(self.reserved) + 2 > self.reserved_max:
-            self._grow_reserved(start, end)
-        _change(self.reserved, start, end, nid=nid)
+        if self._isolate_reserved_room(start, end):
+            _change(self.reserved, start, end, nid=nid)
 
     def mark_hotplug(self, start: int, length: int) -> None:
         """memblock_mark_hotplug(): a length past the top of the address space is clamped, 0 marks nothing."""
-        if not length:
-            return
-        self._isolate_room()
-        _change(self.memory, start, min(start + length, _PHYS_MAX), mark=HOTPLUG)
+        if length and self._isolate_room():
+            _change(self.memory, start, min(start + length, _PHYS_MAX), mark=HOTPLUG)
 
     def clear_hotplug(self, start: int, end: int) -> None:
         """memblock_clear_hotplug()."""
-        self._isolate_room()
-        _change(self.memory, start, end, clear=HOTPLUG)
+        if self._isolate_room():
+            _change(self.memory, start, end, clear=HOTPLUG)
 
     def reset_nodes(self, *, keep_marks: bool) -> None:
         """What numa_init() does before an attempt: no nodes, no hotplug marks."""
         kept = ~0 if keep_marks else ~HOTPLUG
         for _, _, nid, flags in self.memory:
             if nid != NO_NID or flags & kept != flags:
-                self.memory = _merged([(s, e, NO_NID, f & kept) for s, e, _, f in self.memory])
+                if self._isolate_room():
+                    self.memory = _merged([(s, e, NO_NID, f & kept) for s, e, _, f in self.memory])
                 break
         for _, _, nid, _ in self.reserved:
             if nid != NO_NID:
-                self.reserved = _merged([(s, e, NO_NID, f) for s, e, _, f in self.reserved])
+                if self._isolate_reserved_room(0, _PHYS_MAX):
+                    self.reserved = _merged([(s, e, NO_NID, f) for s, e, _, f in self.reserved])
                 break
 
     def is_region_memory(self, start: int, end: int) -> bool:
@@ -265,15 +264,21 @@ class Memblock:
         if low < high:
             yield low, high
 
-    def _isolate_room(self) -> None:
-        """memblock_isolate_range() wants room for two more regions in memblock.memory."""
+    def _isolate_room(self) -> bool:
+        """memblock_isolate_range() wants room for two more regions in memblock.memory, or does nothing."""
         if len(self.memory) + 2 > self.memory_max:
             size = align_up(self.memory_max * 2 * _REGION_BYTES, PAGE_SIZE)
             at = self.find(size, PAGE_SIZE, 0, 0, NO_NID)
-            if at:
-                self.memory_max *= 2
-                self.reserve(at, at + size)
-                self.log.append((MEMORY_ARRAY, at, at + size, NO_NID))
+            if not at:
+                return False
+            self.memory_max *= 2
+            self.reserve(at, at + size)
+            self.log.append((MEMORY_ARRAY, at, at + size, NO_NID))
+        return True
+
+    def _isolate_reserved_room(self, start: int, end: int) -> bool:
+        """The same in memblock.reserved."""
+        return len(self.reserved) + 2 <= self.reserved_max or self._grow_reserved(start, end)
 
     def _grow_reserved(self, start: int, end: int) -> bool:
         """memblock_double_array() for memblock.reserved: above the new area first, then below it."""

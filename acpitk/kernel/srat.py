@@ -98,7 +98,7 @@ def parse_srat(numa: Numa, mb: Memblock, table: bytes, following: bytes) -> Numa
     Raises:
         KernelPanicError: an entry reaches past the mapped pages.
     """
-    length = int.from_bytes(table[4:8], "little")
+    length = int.from_bytes((table[:8] + following[:8])[4:8], "little")
     if length == 0 or length > _MAX_MAPPING:
         return NumaReason.NO_SRAT
     data = (table + following).ljust(max(length, len(table)) + PAGE_SIZE, b"\0")
@@ -277,7 +277,7 @@ def parse_slit(
     Raises:
         KernelPanicError: the locality count makes the kernel read where nothing is mapped.
     """
-    length = int.from_bytes(table[4:8], "little")
+    length = int.from_bytes((table[:8] + following[:8])[4:8], "little")
     if length == 0 or length > _MAX_MAPPING:
         return
     data = (table + following).ljust(_MAX_MAPPING, b"\0")

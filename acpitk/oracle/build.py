@@ -2,7 +2,7 @@
 
 Whole, unmodified kernel files are compiled with the kernel's flags against its configured headers and linked
 with the project's shim (`shim/`). What the linker keeps is what `setup_arch()` reaches; every symbol it then
-misses becomes a stub that ends the run and names itself, `QUIET` and `ZERO` aside.
+misses becomes a stub that ends the run and names itself, those of `shim/quiet` and `ZERO` aside.
 """
 
 from __future__ import annotations
@@ -23,75 +23,11 @@ from acpitk.errors import ToolError
 WORKER = "worker"
 ROOTS = ("setup_arch", "mm_core_init_early")
 
-SOURCES = tuple(
-    """
-arch/x86/kernel/setup.c arch/x86/kernel/e820.c arch/x86/kernel/x86_init.c arch/x86/kernel/ebda.c
-arch/x86/kernel/platform-quirks.c
-arch/x86/kernel/paravirt.c arch/x86/kernel/acpi/boot.c arch/x86/kernel/apic/apic_common.c
-arch/x86/kernel/apic/apic_flat_64.c arch/x86/realmode/init.c
-arch/x86/mm/init.c arch/x86/mm/init_64.c arch/x86/mm/numa.c arch/x86/mm/numa_64.c arch/x86/mm/srat.c
-arch/x86/mm/pgtable.c arch/x86/mm/setup_nx.c arch/x86/kernel/crash.c arch/x86/lib/cmdline.c arch/x86/lib/hweight.S
-drivers/acpi/tables.c drivers/acpi/osl.c drivers/acpi/numa/srat.c
-drivers/acpi/acpica/tbdata.c drivers/acpi/acpica/tbfadt.c drivers/acpi/acpica/tbfind.c
-drivers/acpi/acpica/tbinstal.c drivers/acpi/acpica/tbprint.c drivers/acpi/acpica/tbutils.c
-drivers/acpi/acpica/tbxface.c drivers/acpi/acpica/tbxfroot.c drivers/acpi/acpica/utalloc.c
-drivers/acpi/acpica/utascii.c drivers/acpi/acpica/utcksum.c drivers/acpi/acpica/utdecode.c
-drivers/acpi/acpica/uterror.c drivers/acpi/acpica/utexcep.c drivers/acpi/acpica/utglobal.c
-drivers/acpi/acpica/utmisc.c drivers/acpi/acpica/utmutex.c drivers/acpi/acpica/utnonansi.c
-drivers/acpi/acpica/utstring.c drivers/acpi/acpica/utxface.c drivers/acpi/acpica/utxferror.c
-mm/memblock.c mm/memory_hotplug.c mm/mm_init.c mm/numa.c mm/numa_memblks.c mm/page_alloc.c
-mm/sparse.c mm/sparse-vmemmap.c
-init/main.c kernel/params.c kernel/range.c kernel/resource.c kernel/crash_core.c kernel/crash_reserve.c
-lib/bitmap.c lib/cmdline.c lib/ctype.c lib/find_bit.c lib/fw_table.c lib/hexdump.c
-lib/kstrtox.c lib/nodemask.c lib/sort.c lib/string.c lib/string_helpers.c lib/vsprintf.c
-""".split()
-)
-"""Kernel files, as far as a version has them."""
-
-QUIET = frozenset(
-    """
-__early_set_fixmap __flush_tlb_all __printk_safe_enter __printk_safe_exit __raw_callee_save___native_queued_spin_unlock
-_raw_read_lock _raw_read_unlock _raw_spin_lock _raw_spin_lock_irqsave _raw_spin_unlock _raw_spin_unlock_irqrestore
-_raw_write_lock _raw_write_unlock acpi_blacklisted add_taint arch_touch_nmi_watchdog cc_platform_has
-cc_random_init check_x2apic dmi_check_system dump_stack early_pci_allowed early_platform_quirks
-efi_esrt_init efi_find_mirror efi_mokvar_table_init efi_reserve_boot_services efi_set_secure_boot
-flush_tlb_one_kernel idt_setup_early_pf idt_setup_early_traps init_cache_modes init_hypervisor_platform
-io_delay_init jump_label_init kernel_randomize_memory load_direct_gdt load_fixmap_gdt mtrr_bp_init
-mtrr_trim_uncached_memory native_save_fl native_write_cr0 native_write_cr4 print_modules probe_roms
-register_lapic_address reserve_ibft_region set_memory_np_noalias setup_clear_cpu_cap setup_initial_init_mm setup_log_buf
-sev_setup_arch slab_is_available static_call_init tsc_early_init update_page_count vsmp_init
-touch_softlockup_watchdog trace_hardirqs_off trace_hardirqs_on __fentry__
-pti_check_boottime_disable __pti_set_user_pgtbl init_trampoline_kaslr set_memory_np_noalias
-legacy_pic_pcat_compat default_acpi_madt_oem_check
-__init_waitqueue_head lruvec_init init_waitqueue_head __mutex_rt_init
-apic_setup_apic_calls
-cache_bp_init
-arch_init_ideal_nops
-mem_encrypt_setup_arch
-accept_memory
-nop_func
-cpu_init_replace_early_idt
-find_ibft_region
-dma_contiguous_reserve
-memmap_boot_pages_add
-mutex_init_generic
-native_restore_fl
-lru_gen_init_pgdat
-hugetlb_cma_reserve
-rcu_read_unlock_strict
-hugetlb_bootmem_alloc
-_cond_resched
-hugetlb_vmemmap_init_early
-copy_from_early_mem cr4_update_irqsoff native_flush_tlb_global native_flush_tlb_local native_flush_tlb_one_user
-swiotlb_size_or_default __mutex_init mutex_lock mutex_unlock early_quirks
-""".split()
-)
-"""Functions that do nothing here and return 0: hardware this machine has not, locks, and facilities that do
-not touch memory. A function that is neither here nor compiled ends the run when it is called."""
 
 ZERO = {
     "ROOT_DEV": 8, "__cpu_online_mask": 1024, "__cpu_possible_mask": 1024, "__per_cpu_offset": 65536,
-    "__preempt_count": 8, "cpu_number": 8, "current_task": 8, "pcpu_hot": 64, "const_current_task": 8, "const_pcpu_hot": 64, "this_cpu_off": 8,
+    "__preempt_count": 8, "cpu_number": 8, "current_task": 8, "pcpu_hot": 64, "const_current_task": 8,
+    "const_pcpu_hot": 64, "this_cpu_off": 8,
     "initrd_start": 8, "initrd_end": 8, "phys_initrd_start": 8, "phys_initrd_size": 8, "root_mountflags": 8,
     "pgd_lock": 64, "sme_me_mask": 8, "xen_domain_type": 8, "disable_apic": 8,
     "boot_cpu_physical_apicid": 8, "smp_found_config": 8, "cpu_caps_set": 256, "cpu_caps_cleared": 256,
@@ -109,18 +45,8 @@ _INCLUDES = (
     "{s}/arch/x86/include/uapi", "{h}/arch/x86/include/generated/uapi", "{s}/include/uapi",
     "{h}/include/generated/uapi",
 )  # fmt: skip
-_FLAGS = tuple(
-    """
--D__KERNEL__ -DCC_USING_FENTRY -D_LINUX -DBUILDING_ACPICA -std=gnu11 -fms-extensions -w -O2
--fshort-wchar -funsigned-char -fno-common -fno-PIE -fno-strict-aliasing -fno-strict-overflow
--fno-delete-null-pointer-checks -fno-allow-store-data-races -fno-stack-protector -fno-stack-check
--fno-asynchronous-unwind-tables -fno-jump-tables -fcf-protection=none -m64 -mno-sse -mno-mmx -mno-sse2
--mno-3dnow -mno-avx -mno-80387 -mpreferred-stack-boundary=3 -mskip-rax-setup -mtune=generic -mno-red-zone
--mcmodel=kernel -fconserve-stack -ffunction-sections -fdata-sections -fno-inline-functions-called-once
--mmemset-strategy=libcall:-1:noalign -fno-ipa-sra -fno-ipa-cp -fno-ipa-icf -fno-partial-inlining
-""".split()
-)
 _UNDEFINED = re.compile(r"undefined reference to [`']([\w.]+)'")
+_GENERATED = {"oracle_nodata_names", "oracle_nodata_count"}
 _NODATA = 4096
 _TIMEOUT = 300
 
@@ -139,6 +65,12 @@ class Tree:
     headers: tuple[Path, ...]
 
 
+def _words(name: str) -> tuple[str, ...]:
+    """A list of `shim/`."""
+    lines = (files("acpitk.oracle") / "shim" / name).read_text().splitlines()
+    return tuple(word for line in lines if not line.startswith("#") for word in line.split())
+
+
 def check_tree(tree: Tree) -> Path:
     """The directory of configured headers.
 
@@ -154,7 +86,7 @@ def check_tree(tree: Tree) -> Path:
             return directory
     if (tree.source / ".config").is_file():
         raise ToolError(
-            f"{tree.source} has a .config, but its headers are not generated: run: make -C {tree.source} prepare"
+            f"{tree.source} has a .config, but no generated headers: run: make -C {tree.source} prepare"
         )
     raise ToolError(
         f"no configured headers ({wanted[0]}): give --headers, or configure the tree: "
@@ -179,7 +111,7 @@ def compile_worker(
             raise ToolError(f"{tool} is not here: install gcc and binutils")
     with as_file(files("acpitk.oracle") / "shim") as shim, tempfile.TemporaryDirectory() as work:
         build = _Build(tree.source, headers, Path(shim), Path(work))
-        sources = [name for name in SOURCES if (tree.source / name).is_file()]
+        sources = [name for name in _words("sources") if (tree.source / name).is_file()]
         progress(f"compiling {len(sources)} files of {tree.source}")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(build.kernel_object, sources))
@@ -197,9 +129,11 @@ class _Build:
             for name in ("compiler-version.h", "kconfig.h", "compiler_types.h")
             if (path := source / "include/linux" / name).is_file()
         ]
+        own = _run(["gcc", "-print-file-name=include"]).strip()
         self.flags = [
-            "-nostdinc", "-isystem", _run(["gcc", "-print-file-name=include"]).strip(), *includes, *(f"-include{path}" for path in always), f"-include{shim / 'before.h'}",
-            *_FLAGS, f"-fmacro-prefix-map={source}/=",
+            "-nostdinc", "-isystem", own, *includes, *(f"-include{path}" for path in always),
+            f"-include{shim / 'before.h'}",
+            *_words("flags"), f"-fmacro-prefix-map={source}/=",
         ]  # fmt: skip
 
     def kernel_object(self, name: str) -> Path:
@@ -218,10 +152,18 @@ class _Build:
 
     def shim_object(self, name: str) -> Path:
         target = self.work / f"oracle_{Path(name).stem}.o"
-        flags = [*self.flags, '-DKBUILD_MODNAME="oracle"', '-DKBUILD_BASENAME="oracle"', f"-I{self.shim}",
-            f"-I{self.source}/drivers/acpi/acpica"]
+        flags = [
+            *self.flags,
+            '-DKBUILD_MODNAME="oracle"',
+            '-DKBUILD_BASENAME="oracle"',
+            f"-I{self.shim}",
+            f"-I{self.source}/drivers/acpi/acpica",
+        ]
         if name == "worker.c":
-            flags = [f for f in _FLAGS if not f.startswith(("-D", "-w"))] + ["-ffreestanding", "-Wall"]
+            flags = [f for f in _words("flags") if not f.startswith(("-D", "-w"))] + [
+                "-ffreestanding",
+                "-Wall",
+            ]
         self._compile(self.shim / name, target, flags)
         return target
 
@@ -234,8 +176,9 @@ class _Build:
 
     def link(self, objects: Sequence[Path], symbols: dict[str, int], target: Path) -> None:
         argv = [
-            "ld", "-static", "-nostdlib", "--gc-sections", "-z", "muldefs", "-z", "norelro", "--no-warn-rwx-segments",
-            "-T", str(self.shim / "kernel.ld"), "--wrap=initmem_init", "--wrap=acpi_boot_table_init", "-z", "noexecstack",
+            "ld", "-static", "-nostdlib", "--gc-sections", "-z", "muldefs", "-z", "norelro",
+            "-z", "noexecstack", "--no-warn-rwx-segments", "-T", str(self.shim / "kernel.ld"),
+            "--wrap=initmem_init", "--wrap=acpi_boot_table_init",
             *(f"--undefined={root}" for root in self._roots(objects)),
             *(f"--defsym={name}={value:#x}" for name, value in symbols.items()),
         ]  # fmt: skip
@@ -245,7 +188,9 @@ class _Build:
         )  # fmt: skip
         if first.returncode:
             raise ToolError(f"ld failed: {_first_error(first.stderr)}")
-        missing = sorted(set(_UNDEFINED.findall(first.stderr)) - {"oracle_nodata_names", "oracle_nodata_count"})
+        missing = sorted(
+            set(_UNDEFINED.findall(first.stderr)) - {"oracle_nodata_names", "oracle_nodata_count"}
+        )
         stubs = self.work / "oracle_stubs.s"
         stubs.write_text(_stubs(missing, _called(objects)))
         stub_object = self.work / "oracle_stubs.o"
@@ -257,34 +202,45 @@ def _called(objects: Iterable[Path]) -> frozenset[str]:
     """Symbols that are called somewhere (R_X86_64_PLT32): functions."""
     out = _run(["readelf", "-rW", *map(str, objects)])
     return frozenset(
-        parts[4] for line in out.splitlines() if len(parts := line.split()) > 4 and parts[2] == "R_X86_64_PLT32"
+        parts[4]
+        for line in out.splitlines()
+        if len(parts := line.split()) > 4 and parts[2] == "R_X86_64_PLT32"
     )
 
 
 def _stubs(missing: Sequence[str], called: frozenset[str]) -> str:
-    lines, nodata = [], []
+    lines: list[str] = []
+    nodata: list[str] = []
+    quiet = frozenset(_words("quiet"))
     for name in missing:
-        if name in QUIET:
+        if name in quiet:
             lines += [".text", f".globl {name}", f"{name}:", "xor %eax, %eax", "ret"]
         elif name == "__x86_return_thunk":
             lines += [".text", f".globl {name}", f"{name}:", "ret"]
         elif name in ZERO:
             lines += [".bss", ".balign 64", f".globl {name}", f"{name}:", f".zero {ZERO[name]}"]
         elif name in called:
-            lines += [".section .rodata", f"1: .asciz \"{name}\"", ".text", f".globl {name}", f"{name}:"]
+            lines += [".section .rodata", f'1: .asciz "{name}"', ".text", f".globl {name}", f"{name}:"]
             lines += ["and $-16, %rsp", "mov $1b, %rdi", "call oracle_stub"]
         else:
             nodata.append(name)
             lines += ['.section .oracle.nodata, "aw", @nobits', f".globl {name}", f"{name}: .zero {_NODATA}"]
-    lines += ['.section .oracle.names, "a"', ".balign 8", ".globl oracle_nodata_names", "oracle_nodata_names:"]
-    lines += [f".quad 9f\n.section .rodata\n9: .asciz \"{n}\"\n.section .oracle.names" for n in nodata]
+    lines += [
+        '.section .oracle.names, "a"',
+        ".balign 8",
+        ".globl oracle_nodata_names",
+        "oracle_nodata_names:",
+    ]
+    lines += [f'.quad 9f\n.section .rodata\n9: .asciz "{n}"\n.section .oracle.names' for n in nodata]
     lines += [".globl oracle_nodata_count", f"oracle_nodata_count: .long {len(nodata)}"]
     lines += ['.section .note.GNU-stack, "", @progbits']
     return "\n".join(lines) + "\n"
 
 
 def _first_error(stderr: str) -> str:
-    lines = [line for line in stderr.splitlines() if "warning" not in line.lower() and ": in function" not in line]
+    lines = [
+        line for line in stderr.splitlines() if "warning" not in line.lower() and ": in function" not in line
+    ]
     return (lines or stderr.splitlines() or ["no message"])[0]
 
 

@@ -15,7 +15,6 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 from pathlib import Path
 
 from acpitk.errors import ToolError
@@ -118,17 +117,17 @@ class Worker:
             size += len(request)
         return out + self._batch(pending) if pending else out
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> tuple[subprocess.Popen[bytes], mmap.mmap]:
         if self._pid != os.getpid():  # the parent's process is the parent's
             self._pid, self._process, self._memory = os.getpid(), None, None
-        if self._process is not None and self._process.poll() is None:
-            return self._process
+        if self._process is not None and self._memory is not None and self._process.poll() is None:
+            return self._process, self._memory
         self.close()
         shared = os.memfd_create("acpitk-oracle")
         try:
             os.ftruncate(shared, _AREA)
-            self._memory = mmap.mmap(shared, _AREA)
-            self._process = subprocess.Popen(
+            memory = self._memory = mmap.mmap(shared, _AREA)
+            process = self._process = subprocess.Popen(
                 [self._program, str(shared)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -140,7 +139,7 @@ class Worker:
             raise ToolError(f"{self._program} does not run: {error.strerror}") from None
         finally:
             os.close(shared)
-        return self._process
+        return process, memory
 
     def _batch(self, requests: Sequence[bytes]) -> list[Report]:
         out: list[Report] = []
@@ -150,18 +149,19 @@ class Worker:
 
     def _some(self, requests: Sequence[bytes]) -> list[Report]:
         """As many of the requests as the worker answers at once: at least one."""
-        process = self._start()
-        memory = self._memory
-        assert memory is not None and process.stdin is not None and process.stdout is not None
+        process, memory = self._start()
+        stdin, stdout = process.stdin, process.stdout
+        if stdin is None or stdout is None:
+            raise ToolError("the oracle has no pipes")
         body = b"".join(requests)
         first = _START + (len(body) + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
         memory[_START : _START + len(body)] = body
         memory[: _HEADER.size] = _HEADER.pack(len(body), _AREA - first, 0)
         answered = b""
         with contextlib.suppress(OSError):
-            process.stdin.write(b"\n")
-            if select.select([process.stdout], [], [], _TIMEOUT)[0]:
-                answered = process.stdout.read(1) or b""
+            stdin.write(b"\n")
+            if select.select([stdout], [], [], _TIMEOUT)[0]:
+                answered = stdout.read(1) or b""
         finished = _HEADER.unpack_from(memory)[2]
         out, at = [], first
         for _ in range(finished):

@@ -6,8 +6,8 @@ import struct
 from functools import lru_cache
 
 from acpitk.errors import ToolError
-from acpitk.outcome import NodeData, NumaReason, NumaState, Outcome, Region, Zone
 from acpitk.oracle.client import End, Report
+from acpitk.outcome import NodeData, NumaReason, NumaState, Outcome, Region, Zone
 from acpitk.ranges import PAGE_SHIFT
 
 _STATES = (NumaState.SRAT, NumaState.DUMMY, NumaState.OFF)
@@ -46,9 +46,9 @@ def outcome(report: Report, *, kernel: str, cmdline: str, messages: tuple[str, .
         kernel=kernel,
         numa=_STATES[report.state],
         numa_reason=reason if report.state else NumaReason.ACCEPTED,
-        pxm_to_node=dict(pxm),
-        memory=tuple(_region(*row) for row in memory),
-        reserved=tuple(_region(*row[:3], 0) for row in reserved),
+        pxm_to_node={row[0]: row[1] for row in pxm},
+        memory=tuple(_region(row[0], row[1], row[2], row[3]) for row in memory),
+        reserved=tuple(_region(row[0], row[1], row[2], 0) for row in reserved),
         node_data=tuple(NodeData(*row) for row in sorted(node_data)),
         distances=_distances(report),
         zone_movable_start={nid: pfn << PAGE_SHIFT for nid, pfn in movable} if done else None,
@@ -123,7 +123,8 @@ def same(prediction: Outcome, report: Report) -> bool:
     if report.end is not End.DONE or prediction.panic is not None or report.stage != 2:
         return False
     p = prediction
-    assert p.numa is not None and p.numa_reason is not None
+    if p.numa is None or p.numa_reason is None:
+        return False
     memory, reserved, nodes, zones = p.memory or (), p.reserved or (), p.node_data or (), p.zones or ()
     movable, pxm, distances = p.zone_movable_start or {}, p.pxm_to_node or {}, p.distances or ()
     counts = (len(memory), len(reserved), len(nodes), len(movable), len(zones), len(pxm))
@@ -177,5 +178,3 @@ def same(prediction: Outcome, report: Report) -> bool:
 
 def _bits(flags: tuple[str, ...]) -> int:
     return sum(1 << _FLAGS.index(word) for word in flags)
-
-

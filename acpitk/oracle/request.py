@@ -6,13 +6,11 @@ Layout: `struct oracle_request` of `shim/oracle.h`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from functools import lru_cache
 
 from acpitk.kernel.policy import KernelBuild
 from acpitk.machine import ACPI_TABLES, INITRD, Q35, Case, E820Entry, E820Type, Machine
 from acpitk.qemu.argv import CMDLINE, CMDLINE_MAX
-from acpitk.ranges import PAGE_SIZE
 
 WANT_LOG, RESERVED_GIVEN = 1, 2
 E820_MAX = 128

@@ -140,7 +140,7 @@ def fetch(name: str, *, progress: Callable[[str], None] = lambda _: None) -> Ker
             )
     cache_dir().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache_dir()) as directory:
-        apt = _Apt(Path(directory), SUITES[name])
+        apt = Apt(Path(directory), SUITES[name])
         progress(f"reading the package lists of {', '.join(SUITES[name])}")
         apt.run("apt-get", "update")
         package = apt.concrete_package()
@@ -160,7 +160,7 @@ def fetch(name: str, *, progress: Callable[[str], None] = lambda _: None) -> Ker
     return _store(name, vmlinux, vmlinuz=vmlinuz, package=package)
 
 
-class _Apt:
+class Apt:
     """apt with its own sources, lists and cache under `root`."""
 
     def __init__(self, root: Path, suites: tuple[str, ...]) -> None:

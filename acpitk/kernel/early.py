@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from acpitk.kernel.cmdline import CommandLine, parse_cmdline
-from acpitk.kernel.memblock import MEMORY_ARRAY, NO_NID, RESERVED_ARRAY, RSRV_KERN, Memblock
+from acpitk.kernel.memblock import NO_NID, REGION_ARRAYS, RSRV_KERN, Memblock
 from acpitk.kernel.policy import KernelBuild, KernelExemption, KernelPolicy
 from acpitk.machine import (
     ACPI_TABLES,
@@ -155,8 +155,7 @@ def _before_acpi(
     owners += [Reserved(page, page + PAGE_SIZE, PAGE_TABLES) for page in pages]
     mb.current_limit = max_pfn << PAGE_SHIFT
     owners = _relocate_initrd(mb, owners)
-    arrays = (MEMORY_ARRAY, RESERVED_ARRAY)
-    owners += [Reserved(start, end, what) for what, start, end, _ in mb.log if what in arrays]
+    owners += [Reserved(start, end, what) for what, start, end, _ in mb.log if what in REGION_ARRAYS]
     mb.log.clear()
     return EarlyState(memblock=mb, max_pfn=max_pfn, owners=tuple(owners))
 

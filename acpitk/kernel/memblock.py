@@ -15,7 +15,8 @@ NO_NID = -1
 HOTPLUG = 0x1
 MIRROR = 0x2
 RSRV_KERN = 0x20
-MEMORY_ARRAY, RESERVED_ARRAY = "memblock.memory array", "memblock.reserved array"
+MEMORY_ARRAY, RESERVED_ARRAY = REGION_ARRAYS = "memblock.memory array", "memblock.reserved array"
+"""What the allocator calls the arrays it takes for its own regions."""
 FLAG_NAMES = {HOTPLUG: "hotplug", MIRROR: "mirror"}
 
 Row = tuple[int, int, int, int]

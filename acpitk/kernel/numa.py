@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
 
-from acpitk.kernel.memblock import HOTPLUG, NO_NID, Memblock, Row
+from acpitk.kernel.memblock import HOTPLUG, NO_NID, REGION_ARRAYS, Memblock, Row
 from acpitk.kernel.policy import Coverage, KernelExemption, NodeDataFailure, TrimBounds
 from acpitk.kernel.srat import Blk, KernelPanicError, Numa
 from acpitk.machine import Reserved
@@ -138,7 +138,7 @@ def _clear_kernel_nodes(numa: Numa, mb: Memblock, owners: list[Reserved]) -> dic
         return {}
     marked = {row[2] for row in mb.memory if row[3] & HOTPLUG}
     lost: dict[int, tuple[str, ...]] = {}
-    arrays = [Reserved(start, end, what) for what, start, end, _ in mb.log if what.endswith(" array")]
+    arrays = [Reserved(start, end, what) for what, start, end, _ in mb.log if what in REGION_ARRAYS]
     owners = [*owners, *arrays]  # what memblock took for itself while it was split
     for blk in numa.meminfo:
         if blk.nid not in kernel_nodes:
@@ -146,7 +146,6 @@ def _clear_kernel_nodes(numa: Numa, mb: Memblock, owners: list[Reserved]) -> dic
         mb.clear_hotplug(blk.start, blk.end)
         if blk.nid in marked:
             here = {r.owner for r in owners if r.start < blk.end and r.end > blk.start}
-            here |= {purpose for purpose, low, high, _ in mb.log if low < blk.end and high > blk.start}
             lost[blk.nid] = tuple(sorted(here.union(lost.get(blk.nid, ()))))
     return lost
 

@@ -56,6 +56,8 @@ def export(stored: StoredCase, directory: Path) -> Exported:
         ToolError: QEMU is missing or does not run.
     """
     case = stored.case
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError(f"{directory}: is not empty; name a new directory")
     booted = () if undeliverable(case) else tuple(fates(case, list_kernels()))
     finding = _finding(stored, booted)
     row = _shown_on(stored, finding, booted)
@@ -72,8 +74,6 @@ def export(stored: StoredCase, directory: Path) -> Exported:
     )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise UsageError(f"{directory}: is not empty; name a new directory")
         for name, (_, data) in files.items():
             write_file(directory / name, data)
         if (script := directory / "boot.sh").exists():

@@ -43,8 +43,8 @@ class Oracle:
         minimise_budget: how often it is asked to make one of its cases smaller; 0 leaves cases as found.
         behaviour: names the decisions that a case led to, see `checks.behaviour`; asked right after `check`,
             unless that raised. None names nothing.
-        novel: it sees only the cases that are news by the decisions that the judges before it named; with it,
-            `every` may still thin them out.
+        novel: it sees only the cases that show a decision for the first time, as the judges before it named
+            them, and every `_PAIRS`-th of those that show two together for the first time.
         guide: a cheap forecast of what the judge says. Cases of one forecast are tried first when a case is
             made smaller, without asking the judge; None forecasts nothing.
     """
@@ -202,6 +202,8 @@ class Campaign:
             yield waiting.popleft().result()
 
 
+_PAIRS = 8
+"""Of the cases that are news only by what came together, every so-many-th is shown to a costly judge."""
 _ROUNDS = (1, 1, 1, 2, 2, 3, 4, 6)
 """How many mutations in a row, by chance."""
 _LAG = 2
@@ -417,7 +419,7 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
             applied.update(names)
         behaviour: frozenset[str] = frozenset()
         for oracle in campaign.oracles:
-            if index % oracle.every or (oracle.novel and behaviour and not known.has_news(behaviour)):
+            if index % oracle.every or (oracle.novel and not _is_novel(behaviour, index, known)):
                 continue
             runs[oracle.name] += 1
             judged = sealed(case) if oracle.deliverable else case
@@ -455,6 +457,12 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
         counts=counts,
         found=tuple(found.values()),
     )
+
+
+def _is_novel(behaviour: frozenset[str], index: int, known: Known) -> bool:
+    """Whether a costly judge should see the case: see `Oracle.novel`. Where nothing was named, it should."""
+    unheard = not behaviour or any(name not in known.decisions for name in behaviour)
+    return unheard or (index % _PAIRS == 0 and known.has_news(behaviour))
 
 
 def _may_be_better(

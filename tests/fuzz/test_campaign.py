@@ -182,3 +182,21 @@ def test_an_empty_campaign_is_a_result() -> None:
 
 def test_bases_are_the_seeds_and_the_drawn() -> None:
     assert CAMPAIGN.bases() == SEEDS + draw_cases(3, 24)
+
+
+def test_a_costly_judge_sees_what_is_new_and_little_else() -> None:
+    """The cheap judge names two decisions, so that all but the first cases are old hat."""
+    seen: list[Case] = []
+
+    def costly(case: Case) -> list[Finding]:
+        seen.append(case)
+        return []
+
+    def decisions(case: Case) -> frozenset[str]:
+        return frozenset({"table" if case.tables else "none"})
+
+    cheap = Oracle(name="cheap", check=lambda case: [], behaviour=decisions)
+    judge = Oracle(name="costly", check=costly, novel=True)
+    *_, result = Campaign(seed=1, iterations=512, generation=32, shard=16, oracles=(cheap, judge)).run()
+    assert result.runs["cheap"] == 512
+    assert 0 < len(seen) == result.runs["costly"] <= 3 * 32

@@ -69,9 +69,9 @@ def unbootable(case: Case) -> tuple[str, ...]:
     """Why no channel can hand this case to a guest as it is; empty when one can."""
     if not (reasons := fresh.undeliverable(case)):
         return ()
-    if unwritable(case) is None and fresh.cmdline_problem(case.cmdline) is None:
+    if (other := unwritable(case) or fresh.cmdline_problem(case.cmdline)) is None:
         return ()
-    return reasons
+    return other, *reasons
 
 
 def delivery_of(case: Case) -> Delivery:

@@ -1,9 +1,9 @@
 """A QEMU stopped with a kernel about to read its memory map, and taken back there after every case.
 
 Needs no compiler: QEMU's debugger stops the guest and sets the CPU's registers, and its RAM is a file in
-which this process puts back what a case has changed. Devices are left as a case leaves them: up to its end the
-kernel only asks those it has set up itself. Of the CPU, the debugger does not know the descriptor tables; a
-few bytes of code in the guest load them.
+which this process puts back what a case has changed. Devices are left as a case leaves them: up to its end
+the kernel only asks those it has set up itself. Of the CPU, the debugger does not know the descriptor tables;
+a few bytes of code in the guest load them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Snapshot:
         self._ram = files[2]
         ours, theirs = socket.socketpair()
         try:
-            for fd, data in zip(files, (patcher.image, padded(machine.initrd)), strict=False):
+            for fd, data in zip(files[:2], (bytes(patcher.image), padded(machine.initrd)), strict=True):
                 with os.fdopen(os.dup(fd), "wb") as file:
                     file.write(data)
             os.truncate(self._ram, machine.memory)

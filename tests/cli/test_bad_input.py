@@ -81,7 +81,7 @@ USAGE = {
     "predict huge guest": ("predict", "--srat", "GOOD.bin", "--mem", "0xffffffffffffffffff"),
     "predict initrd": ("predict", "--srat", "GOOD.bin", "--mem", "1G", "--initrd", "1G"),
     "predict wrong table": ("predict", "--srat", "GOOD.bin", "--slit", "GOOD.bin", "--mem", "1G"),
-    "boot undeliverable": ("boot", "--srat", "HUGE.bin", "--mem", "1G"),
+    "boot undeliverable": ("boot", "--srat", "BULKY.bin", "--mem", "1G"),
     "boot command line": ("boot", "GOOD.json", "--cmdline", "a\nb"),
     "boot no kernel": ("boot", "GOOD.json", "--dry-run", "--kernel-image", "v0.01"),
     "fuzz iterations": ("fuzz", "--iterations", "0"),
@@ -115,6 +115,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ACPITK_CACHE", str(tmp_path / "cache"))
     (tmp_path / "GOOD.bin").write_bytes(SRAT)
     (tmp_path / "HUGE.bin").write_bytes(HUGE_LENGTH)
+    (tmp_path / "BULKY.bin").write_bytes(SRAT.ljust(200_000, b"\0"))
     case = Case(machine=Q35(1 << 30), tables=(SRAT,))
     (tmp_path / "GOOD.json").write_text(json.dumps(case.to_json()))
     (tmp_path / "EMPTY").mkdir()

@@ -31,6 +31,7 @@ COMMANDS = (
     "diff",
     "report",
     "kernel",
+    "oracle",
     "rule",
     "doctor",
     "completion",

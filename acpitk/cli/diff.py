@@ -19,7 +19,7 @@ from rich.text import Text
 
 from acpitk.checks.attribution import BUILD, Attribution, attribute, attributed_findings, with_option
 from acpitk.checks.differential import Comparison, compare
-from acpitk.cli import kernel_boots
+from acpitk.cli import kernel_boots, oracle_diff
 from acpitk.cli.inputs import PATH, boot_via_option, case_options, find_image, json_option, read_case
 from acpitk.cli.oracles import example_line
 from acpitk.cli.output import emit, emit_json, note
@@ -55,6 +55,7 @@ def duration(text: str) -> float:
 @click.argument("old", metavar="A")
 @click.argument("new", metavar="B")
 @case_options
+@click.option("--oracle", is_flag=True, help="A and B are oracles, see `acpitk oracle`; or A is model.")
 @click.option("--real", is_flag=True, help="Boot the case on both kernels, too.")
 @click.option("--campaign", type=click.IntRange(1), metavar="N", help="Fuzz N cases.")
 @click.option("--time-limit", type=duration, metavar="TIME", help="Fuzz this long: 90, 90s, 30m, 2h.")
@@ -70,6 +71,7 @@ def duration(text: str) -> float:
 def command(
     old: str,
     new: str,
+    oracle: bool,
     real: bool,
     campaign: int | None,
     time_limit: float | None,
@@ -94,6 +96,8 @@ def command(
     Cases that disagree are saved, the first of each kind minimised. An interrupt keeps what was found, and
     --start goes on from there.
 
+    With --oracle the kernels' own code is compared, or A = model with it; what a campaign finds is booted.
+
     Exit status 1: they differ.
 
     \b
@@ -106,6 +110,7 @@ def command(
       acpitk diff model v6.1 --campaign 100 --seed 7 --start 100
       acpitk diff model v6.1 case.json
       acpitk diff model v6.1 --dry-run
+      acpitk diff --oracle v6.1 v7.3 --campaign 5000
     """
     fuzzing = campaign is not None or time_limit is not None
     case_given = any(value is not None for value in inputs.values())
@@ -127,6 +132,25 @@ def command(
             print(example_line(examples, find_image(name)))
         return 0
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if oracle:
+        fuzzed = Campaign(
+            seed=seed,
+            iterations=campaign or _ENDLESS,
+            oracles=(),
+            seeds=tuple(_seeds(sources)),
+            max_seconds=time_limit,
+        )
+        return oracle_diff.run(
+            old,
+            new,
+            case=case,
+            campaign=fuzzed,
+            fuzzing=fuzzing,
+            jobs=jobs,
+            out=out,
+            timeout=timeout,
+            as_json=as_json,
+        )
     if old == MODEL:
         return kernel_boots.run(
             new.split(","),

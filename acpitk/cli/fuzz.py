@@ -36,7 +36,7 @@ from acpitk.cli.inputs import (
     read_stored,
     shipped_corpus,
 )
-from acpitk.cli.oracles import BOOT, boot_oracle, example_line, iasl_oracle, model_oracle
+from acpitk.cli.oracles import BOOT, boot_oracle, example_line, iasl_oracle, kernel_oracle, model_oracle
 from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_corpus, save
 from acpitk.errors import UsageError
@@ -45,6 +45,7 @@ from acpitk.fuzz.journal import JOURNAL, SqliteJournal, begin
 from acpitk.iasl import find_iasl
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case, case_from_json
+from acpitk.oracle.store import find_oracle
 from acpitk.qemu.boots import AUTO, check_via, unbootable
 from acpitk.qemu.image import list_kernels
 from acpitk.qemu.runner import find_qemu
@@ -88,6 +89,7 @@ class _Options:
     boot_all: str | None
     via: str
     images: tuple[str, ...]
+    oracle_names: tuple[str, ...]
     generation: int | None
     out: Path
     resume: Path | None
@@ -140,6 +142,13 @@ class _Options:
     "--kernel-image", "images", multiple=True, help="What boots.  [default: the kernels of --kernel]"
 )
 @click.option(
+    "--oracle",
+    "oracle_names",
+    multiple=True,
+    metavar="NAME",
+    help="Also the kernel's own code, see `acpitk oracle`; may repeat.",
+)
+@click.option(
     "--generation",
     type=click.IntRange(1),
     metavar="N",
@@ -167,6 +176,7 @@ def command(context: click.Context, /, **given: Any) -> int:
       acpitk fuzz --iterations 5000 --seed 1
       acpitk fuzz --from srat.bin --kernel v6.1 --jobs 2 --iasl-every 50 --out findings
       acpitk fuzz --boot-every 20 --kernel-image v6.1 --time 10m --json
+      acpitk fuzz --oracle v6.1 --iterations 100000
       acpitk fuzz --resume findings --time 20m
       acpitk fuzz --select POL- --ignore POL-MEMORYLESS --format junit
     """
@@ -299,6 +309,7 @@ def _oracles(options: _Options) -> list[Oracle]:
     if options.dry_run:
         return []
     oracles = [model_oracle(rows)]
+    oracles += [kernel_oracle(find_oracle(name)) for name in options.oracle_names]
     if options.iasl_every is not None:
         oracles.append(iasl_oracle(find_iasl(), every=options.iasl_every))
     if options.booting:

@@ -25,13 +25,15 @@ from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
 from acpitk.kernel.prediction import Prediction
 from acpitk.machine import Q35, Case
+from acpitk.oracle.judge import Judge
+from acpitk.oracle.store import OracleBuild
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
 from acpitk.qemu.boots import shared, unbootable
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.runner import PROGRAM, Marker, Via
 from acpitk.report.dossier import Fate
 
-MODEL, IASL, BOOT = "model", "iasl", "boot"
+MODEL, IASL, BOOT, KERNEL = "model", "iasl", "boot", "kernel code"
 
 BOOT_TIMEOUT = 20.0
 """Seconds for one boot; the slowest that ends, a walk of 2^31 localities, takes seven on an idle machine."""
@@ -41,7 +43,7 @@ _SLOW_TIMEOUT = 60.0
 """Seconds for a boot that the model expects to take long and then to die."""
 _IASL_MINIMISE, _BOOT_MINIMISE = 60, 40
 """Questions a minimisation may ask where each costs a process or a boot."""
-_SIZED_BY_BUILD = ("DIFF-RESERVED", "DIFF-NODE-DATA")
+SIZED_BY_BUILD = ("DIFF-RESERVED", "DIFF-NODE-DATA")
 """Differ between any two kernels, because their images and structures differ in size."""
 
 
@@ -82,6 +84,22 @@ def boot_oracle(
     )
 
 
+def kernel_oracle(build: OracleBuild) -> Oracle:
+    """Whether the kernel's own code does what its row of the model says."""
+    judge = Judge(build)
+    return Oracle(
+        name=f"{KERNEL} {build.name}",
+        check=partial(_check_kernel, judge),
+        ahead=judge.ahead,
+    )
+
+
+def _check_kernel(judge: Judge, case: Case) -> list[Finding]:
+    prediction = _prediction(judge.build.row, case).outcome
+    kernel = judge.disagrees(case, prediction)
+    return [] if kernel is None else differences(compare(prediction, kernel))
+
+
 def example_line(cases: Iterable[Case], image: KernelImage) -> str:
     """The QEMU line that boots the first of `cases` that boots; its table files are to be written first.
 
@@ -97,9 +115,13 @@ def example_line(cases: Iterable[Case], image: KernelImage) -> str:
     return shell_line(argv)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=len(POLICIES))
+def _prediction(kernel: str, case: Case) -> Prediction:
+    return predict(case, POLICIES[kernel])
+
+
 def _predictions(kernels: tuple[str, ...], case: Case) -> list[Prediction]:
-    return [predict(case, POLICIES[kernel]) for kernel in kernels]
+    return [_prediction(kernel, case) for kernel in kernels]
 
 
 def _behaviour(kernels: tuple[str, ...], case: Case) -> frozenset[str]:
@@ -122,7 +144,7 @@ def _check_model(kernels: tuple[str, ...], case: Case) -> list[Finding]:
     for one, other in combinations(predictions, 2):
         comparison = compare(one.outcome, other.outcome)
         differ = differences(comparison, severity=Severity.WARNING)
-        found |= {f.signature: f for f in differ if f.id not in _SIZED_BY_BUILD}
+        found |= {f.signature: f for f in differ if f.id not in SIZED_BY_BUILD}
     return list(found.values())
 
 

@@ -13,7 +13,7 @@ import pickle
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -45,6 +45,7 @@ class Oracle:
             unless that raised. None names nothing.
         novel: it sees only the cases that show a decision for the first time, as the judges before it named
             them, and every `_PAIRS`-th of those that show two together for the first time.
+        ahead: told all the cases of a shard that `check` will be asked about, before the first one.
         guide: a cheap forecast of what the judge says. Cases of one forecast are tried first when a case is
             made smaller, without asking the judge; None forecasts nothing.
     """
@@ -56,6 +57,7 @@ class Oracle:
     minimise_budget: int = 400
     behaviour: Callable[[Case], frozenset[str]] | None = None
     novel: bool = False
+    ahead: Callable[[Sequence[Case]], None] | None = None
     guide: Callable[[Case], str | None] | None = None
 
 
@@ -412,11 +414,15 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
     counts: Counter[str] = Counter()
     found: dict[str, Found] = {}
     news: dict[frozenset[str], News | None] = {}
-    for index, case in enumerate(shard.bases, shard.start):
-        names: tuple[str, ...] = ()
-        if index >= shard.start + shard.unchanged:
-            case, names = campaign.mutated(index, case)
-            applied.update(names)
+    tried: list[tuple[Case, tuple[str, ...]]] = [
+        (case, ()) if index < shard.start + shard.unchanged else campaign.mutated(index, case)
+        for index, case in enumerate(shard.bases, shard.start)
+    ]
+    for oracle in campaign.oracles:
+        if oracle.ahead is not None:
+            oracle.ahead([case for i, (case, _) in enumerate(tried, shard.start) if not i % oracle.every])
+    for index, (case, names) in enumerate(tried, shard.start):
+        applied.update(names)
         behaviour: frozenset[str] = frozenset()
         for oracle in campaign.oracles:
             if index % oracle.every or (oracle.novel and not _is_novel(behaviour, index, known)):

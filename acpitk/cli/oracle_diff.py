@@ -1,0 +1,170 @@
+"""`acpitk diff --oracle`: two kernels' own code on one case or on many, or the model against one."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from acpitk.checks.differential import Comparison, compare
+from acpitk.checks.differential import findings as differences
+from acpitk.checks.finding import Finding, Severity
+from acpitk.cli.inputs import find_image
+from acpitk.cli.oracles import KERNEL, SIZED_BY_BUILD, kernel_oracle
+from acpitk.cli.output import emit, emit_json
+from acpitk.corpus import StoredCase, save
+from acpitk.errors import ToolError, UsageError
+from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
+from acpitk.kernel.boot import boot as model_boot
+from acpitk.kernel.policy import POLICIES
+from acpitk.machine import Case
+from acpitk.oracle.judge import Judge
+from acpitk.oracle.store import find_oracle
+from acpitk.outcome import Outcome
+from acpitk.qemu.argv import undeliverable
+from acpitk.qemu.image import SUITES
+from acpitk.qemu.runner import boot
+from acpitk.report.text import printable, render_comparison, table
+
+MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Both kernels' code on the same cases."""
+
+    old: Judge
+    new: Judge
+
+    def ahead(self, cases: Sequence[Case]) -> None:
+        self.old.ahead(cases)
+        self.new.ahead(cases)
+
+    def check(self, case: Case) -> list[Finding]:
+        before, after = self.old.report(case), self.new.report(case)
+        if (before.stage, before.state, before.reason, before.counts, before.rows) == (
+            after.stage, after.state, after.reason, after.counts, after.rows
+        ):  # fmt: skip
+            return []
+        comparison = compare(self.old.outcome_of(before, case), self.new.outcome_of(after, case))
+        found = differences(comparison, severity=Severity.WARNING)
+        return [finding for finding in found if finding.id not in SIZED_BY_BUILD]
+
+
+def run(
+    old: str,
+    new: str,
+    *,
+    case: Case | None,
+    campaign: Campaign,
+    fuzzing: bool,
+    jobs: int,
+    out: Path,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """Compare, render, and return the exit status."""
+    if case is not None:
+        return _one(old, new, case, as_json)
+    if not fuzzing:
+        raise UsageError("--oracle compares on cases: give one, or --campaign N")
+    if old == MODEL:
+        oracle = kernel_oracle(find_oracle(new))
+    else:
+        pair = _Pair(Judge(find_oracle(old)), Judge(find_oracle(new)))
+        oracle = Oracle(name=KERNEL, check=pair.check, ahead=pair.ahead)
+    result, interrupted = CampaignResult(), False
+    try:
+        for so_far in replace(campaign, oracles=(oracle,)).run(jobs=jobs):
+            result = so_far
+    except KeyboardInterrupt:
+        interrupted = True
+    _report(old, new, result, campaign.seed, out, timeout, as_json)
+    if interrupted:
+        raise KeyboardInterrupt
+    return int(bool(result.found))
+
+
+def _one(old: str, new: str, case: Case, as_json: bool) -> int:
+    after, _ = Judge(build := find_oracle(new)).boot(case)
+    before = model_boot(case, POLICIES[build.row]) if old == MODEL else Judge(find_oracle(old)).boot(case)[0]
+    comparison = compare(before, after)
+    if as_json:
+        emit_json({"schema": 1, "from": old, "to": new} | _document(comparison))
+    else:
+        emit(render_comparison(comparison))
+    return int(not comparison.agrees)
+
+
+def _document(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "fields": {name: verdict.value for name, verdict in comparison.fields.items()},
+        "differences": [asdict(difference) for difference in comparison.differences],
+    }
+
+
+def _report(
+    old: str, new: str, result: CampaignResult, seed: int, out: Path, timeout: float, as_json: bool
+) -> None:
+    rows = []
+    for found in sorted(result.found, key=lambda each: -each.count):
+        path = _save(out, found, old, new, seed)
+        rows.append(
+            {
+                "id": found.finding.id,
+                "cause": found.finding.cause,
+                "count": found.count,
+                "case": str(path),
+                "minimised": found.minimised,
+                "confirmed": _confirmed(old, new, found, timeout),
+                "expected": found.finding.expected,
+                "actual": found.finding.actual,
+                "replay": f"acpitk diff --oracle {old} {new} {shlex.quote(str(path))}",
+            }
+        )
+    if as_json:
+        numbers = {"seed": seed, "iterations": result.done, "seconds": round(result.seconds, 3)}
+        emit_json({"schema": 1, "from": old, "to": new, **numbers, "differences": rows})
+        return
+    emit(f"{result.done} cases in {result.seconds:.1f} s, seed {seed}: {len(rows)} differences\n")
+    shown = ((row["count"], f"{row['id']} {row['cause']}", row["confirmed"], row["case"]) for row in rows)
+    emit(
+        table(f"{old} against {new}, the kernel's own code", ("cases>", "cause", "boots", "saved as"), shown)
+    )
+    if rows:
+        emit(Text(printable(f"See one: {rows[0]['replay']}")))
+
+
+def _confirmed(old: str, new: str, found: Found, timeout: float) -> str:
+    """Whether real boots differ, too: in the same field."""
+    names = [name for name in (old, new) if name != MODEL]
+    if not set(names) <= SUITES.keys() or undeliverable(found.case):
+        return "not bootable"
+    try:
+        outcomes = [boot(found.case, find_image(name), timeout=timeout).outcome() for name in names]
+    except ToolError as error:
+        return str(error)
+    if old == MODEL:
+        outcomes.insert(0, model_boot(found.case, POLICIES[find_oracle(new).row]))
+    return "confirmed" if _shows(outcomes[0], outcomes[1], found.finding.id) else "not confirmed"
+
+
+def _shows(before: Outcome, after: Outcome, rule: str) -> bool:
+    return any(finding.id == rule for finding in differences(compare(before, after)))
+
+
+def _save(out: Path, found: Found, old: str, new: str, seed: int) -> Path:
+    signature = found.finding.signature
+    how = " ".join(found.mutators) or "a seed as it is"
+    stored = StoredCase(
+        case=found.case,
+        provenance=f"acpitk diff --oracle {old} {new} --seed {seed}, iteration {found.iteration}: {how}",
+        findings=(signature,),
+        finding=replace(found.finding, kernels=tuple(n for n in (old, new) if n != MODEL)).to_json(),
+    )
+    return save(out, stored, slug=f"oracle-{old}-{new}-{sha256(signature.encode()).hexdigest()[:8]}")

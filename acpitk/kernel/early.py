@@ -91,7 +91,7 @@ def _acpi_tables(case: Case, machine: Machine) -> list[Reserved]:
     """acpi_reserve_initial_tables(): what each table says its length is, up to the first that says 0."""
     placed = [row for row in machine.placed if row.owner == ACPI_TABLES]
     if isinstance(case.machine, Machine) or all(
-        int.from_bytes(table[4:8], "little") == len(table) for table in case.tables
+        int.from_bytes(table[4:8], "little") == len(table) >= 8 for table in case.tables
     ):
         return placed
     (area,) = placed

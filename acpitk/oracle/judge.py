@@ -16,6 +16,8 @@ _ENDLESS = "localities to go through"
 """What the model says where the kernel walks a SLIT for minutes; the oracle is not asked for that."""
 
 _MANY = 1024
+_LATER = "cannot initialize percpu area"
+"""A death that the model foresees after the zones, which the oracle does not get to see."""
 
 
 @dataclass(slots=True)
@@ -66,7 +68,9 @@ class Judge:
         report = self.report(case)
         if same(prediction, report):
             return None
-        return self.outcome_of(report, case)
+        made = self.outcome_of(report, case)
+        later = made.panic is None and (prediction.panic or "").startswith(_LATER)
+        return replace(made, panic=prediction.panic) if later else made
 
     def outcome_of(self, report: Report, case: Case) -> Outcome:
         """A report as an outcome, with what NUMA printed where there is a log."""

@@ -72,7 +72,7 @@ def _panic(report: Report) -> str | None:
         raise ToolError(f"the oracle reached {report.text}, which it was built without")
     if report.end is End.DIED:
         raise ToolError(f"the oracle: {report.text}")
-    return report.text
+    return report.text.partition(" in 0x")[0].strip()
 
 
 def _tables(report: Report) -> list[list[tuple[int, ...]]]:

@@ -211,11 +211,13 @@ def test_a_table_that_claims_4_gib_is_read_as_it_is(
         ("corpus", "list"),
         ("corpus", "import"),
         ("corpus", "minimise"),
+        ("oracle", "build"),
+        ("oracle", "list"),
     ],
 )
 def test_help_has_an_example(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run((*arguments, "--help")) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    if arguments not in (("kernel",), ("corpus",)):
+    if arguments not in (("kernel",), ("corpus",), ("oracle",)):
         assert f"  acpitk {' '.join(arguments)}" in out.split("Example", 1)[1]

@@ -104,7 +104,9 @@ def test_a_campaign_starts_from_given_cases(sub_page: Path, capsys: pytest.Captu
     causes = [each["cause"] for each in _json(capsys, 1, *arguments)["differences"]]
     assert any("hotplug_start: zone_movable_start" in cause for cause in causes)
     saved = [load_case(path) for path in Path("differences").iterdir()]
-    assert all(case.machine == Q35(GIB) or case.machine == Q35(GIB // 2) for case in saved)
+    machines = [case.machine for case in saved]
+    assert machines
+    assert all(isinstance(machine, Q35) and machine.memory <= GIB for machine in machines)
 
 
 @pytest.mark.parametrize(

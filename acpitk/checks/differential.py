@@ -94,7 +94,7 @@ def _value(expected: object, actual: object) -> Rows:
 
 
 def _panic(expected: str | None, actual: str | None) -> Rows:
-    # The function, which only a console names, is left out: compilers inline it differently in every version.
+    # The function is left out: a console names it, and it is inlined or called otherwise in other versions.
     before, after = (panic and _IN_FUNCTION.sub("", panic_class(panic)) for panic in (expected, actual))
     if before != after:
         yield "", _fate(expected), _fate(actual)
@@ -232,7 +232,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any, Any], Rows]]] = {
 }
 
 _VARIABLE = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
-_IN_FUNCTION = re.compile(r" in \w+$")
+_IN_FUNCTION = re.compile(r" in \w+$|^\w+: (?=failed to allocate )")
 _PREFIX = re.compile(r"^.*?not syncing:\s*")
 
 

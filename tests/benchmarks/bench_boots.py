@@ -2,7 +2,7 @@
 
 Run by hand. Random tables and command lines of `fuzz` that come to an end, first on a guest of 1 GiB, then on
 those that `fuzz` draws, run by each way in turn, one at a time and two at a time. Ratios are of CPU time, of
-this process and everything it started, which a busy machine leaves alone. Guests are started before the clock.
+this process and everything it started, which a busy machine leaves alone. Guests are started first.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def compare(image: KernelImage, what: str, cases: Sequence[Case], count: int) ->
         fresh = 0.0
         for via in reversed(Via):
             with Boots(image, via=via, qemu=qemu) as boots, ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(boots.boot, 2 * jobs * [Case(machine=Q35(GIB)), Case(machine=Q35(4 * GIB))]))
+                for memory in (GIB, 4 * GIB):
+                    list(pool.map(boots.boot, jobs * [Case(machine=Q35(memory))]))
                 wall, cpu = run(boots, cases, jobs)
             fresh = fresh or cpu
             each = 1000 * cpu / len(cases)

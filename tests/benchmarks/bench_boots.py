@@ -1,8 +1,8 @@
 """Boots a second, ways side by side: `python tests/benchmarks/bench_boots.py [CASES] [KERNEL...]`.
 
-Run by hand. Random cases of `fuzz` that come to an end (any memory size, command line and initrd), run by each
-way in turn, one at a time and two at a time; wall time and the CPU time of this process and everything it
-started. Ratios are of CPU time, which a busy machine leaves alone. Guests are started before the clock is.
+Run by hand. Random tables and command lines of `fuzz` that come to an end, first on a guest of 1 GiB, then on
+those that `fuzz` draws, run by each way in turn, one at a time and two at a time. Ratios are of CPU time, of
+this process and everything it started, which a busy machine leaves alone. Guests are started first.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def run(boots: Boots, cases: Sequence[Case], jobs: int) -> tuple[float, float]:
     return time.monotonic() - wall, cpu_seconds() - cpu
 
 
-def compare(image: KernelImage, cases: Sequence[Case], count: int) -> None:
+def compare(image: KernelImage, what: str, cases: Sequence[Case], count: int) -> None:
     """One table: a row for each way and number of jobs."""
     qemu = find_qemu()
     with Boots(image, via=Via.FORK, qemu=qemu) as boots:
@@ -59,12 +60,13 @@ def compare(image: KernelImage, cases: Sequence[Case], count: int) -> None:
         fresh = 0.0
         for via in reversed(Via):
             with Boots(image, via=via, qemu=qemu) as boots, ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(boots.boot, 2 * jobs * [Case(machine=Q35(GIB)), Case(machine=Q35(4 * GIB))]))
+                for memory in (GIB, 4 * GIB):
+                    list(pool.map(boots.boot, jobs * [Case(machine=Q35(memory))]))
                 wall, cpu = run(boots, cases, jobs)
             fresh = fresh or cpu
             each = 1000 * cpu / len(cases)
             print(
-                f"{image.name:6} {jobs} at a time  {via:9} {len(cases) / wall:6.1f} boots/s"
+                f"{image.name:6} {what:6} {jobs} at a time  {via:9} {len(cases) / wall:6.1f} boots/s"
                 f" {each:7.1f} ms CPU each  x{fresh / cpu:4.1f}",
                 flush=True,
             )
@@ -74,8 +76,10 @@ def main(count: int, names: Sequence[str]) -> None:
     """Compare the ways on each kernel."""
     campaign = Campaign(seed=7, iterations=0, oracles=())
     cases = [case for index in range(2 * count) if not unbootable(case := campaign.case(index)[0])]
+    small = [replace(case, machine=Q35(GIB)) for case in cases]
     for name in names:
-        compare(find_kernel(name), cases, count)
+        compare(find_kernel(name), "1 GiB", small, count)
+        compare(find_kernel(name), "drawn", cases, count)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ from acpitk.qemu.stopped import (
 from acpitk.ranges import align_down, align_up
 
 T = TypeVar("T")
+_WATCHED = 'exec 3<&0; (read -r _ <&3; kill -9 "$$") & exec "$@" 3<&- </dev/null'
+"""A shell that becomes its arguments; they end with its standard input, which ends with this process."""
 CASE_S = 10.0
 """Seconds a case may take, many times what most take."""
 _START_S = 60.0
@@ -90,8 +92,8 @@ class Snapshot:
             argv[argv.index("-serial") + 1] = "null"
             with tempfile.TemporaryFile() as errors:
                 self._process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
+                    ["/bin/sh", "-c", _WATCHED, "sh", *argv],
+                    stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=errors,
                     pass_fds=[*files, theirs.fileno()],
@@ -119,6 +121,7 @@ class Snapshot:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._closed_input()
         self._memory.close()
         with contextlib.suppress(OSError):
             os.close(self._ram)
@@ -127,7 +130,12 @@ class Snapshot:
     def abandon(self) -> None:
         """Let go of it in a process that only inherited it."""
         self._socket.close()
+        self._closed_input()
         self._memory.close()
+
+    def _closed_input(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     @property
     def pid(self) -> int:

@@ -176,8 +176,9 @@ while True:
 """
 
 
-def test_nothing_outlives_a_killed_host(v6_1: KernelImage) -> None:
-    host = subprocess.Popen([sys.executable, "-c", _HOST, "fork"], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("via", ["fork", "snapshot"])
+def test_nothing_outlives_a_killed_host(v6_1: KernelImage, via: str) -> None:
+    host = subprocess.Popen([sys.executable, "-c", _HOST, via], stdout=subprocess.PIPE, text=True)
     assert host.stdout is not None
     with host:
         session = int(host.stdout.readline())

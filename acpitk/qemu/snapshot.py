@@ -41,8 +41,8 @@ from acpitk.qemu.stopped import (
 from acpitk.ranges import align_down, align_up
 
 T = TypeVar("T")
-_WATCHED = 'exec 3<&0; (read -r _ <&3; kill -9 "$$") & exec "$@" 3<&- </dev/null'
-"""A shell that becomes its arguments; they end with its standard input, which ends with this process."""
+_WATCHED = '("$@" </dev/null; kill -9 "$$") & read -r _; kill -9 0'
+"""A shell that runs its arguments and ends with them, and with its standard input, which this process holds."""
 CASE_S = 10.0
 """Seconds a case may take, many times what most take."""
 _START_S = 60.0
@@ -139,7 +139,7 @@ class Snapshot:
 
     @property
     def pid(self) -> int:
-        """QEMU's process ID."""
+        """The process ID of the session that QEMU runs in."""
         return self._process.pid
 
     def run(self, case: Case, *, use: Callable[[Ran], T]) -> T | None:

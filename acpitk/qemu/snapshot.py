@@ -42,7 +42,7 @@ from acpitk.ranges import align_down, align_up
 
 T = TypeVar("T")
 _WATCHED = '("$@" </dev/null; kill -9 "$$") & read -r _; kill -9 0'
-"""A shell that runs its arguments and ends with them, and with its standard input, which this process holds."""
+"""A shell that runs its arguments; both end with its standard input, which is this process's to hold."""
 CASE_S = 10.0
 """Seconds a case may take, many times what most take."""
 _START_S = 60.0

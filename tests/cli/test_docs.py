@@ -22,7 +22,7 @@ README, DOCS = REPOSITORY / "README.md", REPOSITORY / "docs"
 PAGES = (README, *sorted(DOCS.glob("*.md")))
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NEEDS = {
-    "qemu": ("boot", "--boot", "--boot-every", "--real"),
+    "qemu": ("boot", "--boot", "--boot-every", "--export", "--real"),
     "iasl": ("--iasl-every",),
     "network": ("fetch",),
 }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -18,7 +17,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from hashlib import sha256
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -26,9 +24,10 @@ from acpitk.errors import DecodeError, ToolError
 from acpitk.machine import Q35, Case
 from acpitk.qemu.anatomy import DEAD, ENDS, RESTART, START, Anatomy, Patcher, after_endbr
 from acpitk.qemu.argv import qemu_argv
+from acpitk.qemu.compiled import compiled
 from acpitk.qemu.firmware import Handover, Write
 from acpitk.qemu.guest_memory import ReadRam
-from acpitk.qemu.image import KernelImage, cache_dir
+from acpitk.qemu.image import KernelImage
 from acpitk.qemu.initramfs import padded
 from acpitk.qemu.stopped import (
     HALTED,
@@ -76,34 +75,7 @@ def build_helper() -> bytes:
     Raises:
         ToolError: no compiler, or it failed.
     """
-    source = SOURCE.read_bytes()
-    key = sha256(b"\0".join((source, *(flag.encode() for flag in (*CC_FLAGS, *_CC_LIBRARIES))))).hexdigest()
-    kept = cache_dir() / "helper" / f"forkserver-{key[:32]}.so"
-    with contextlib.suppress(OSError):
-        if (program := kept.read_bytes()).startswith(b"\x7fELF"):
-            return program
-    if (compiler := shutil.which("gcc") or shutil.which("cc")) is None:
-        raise ToolError("it takes a C compiler (Debian: gcc, libc6-dev)")
-    with tempfile.TemporaryDirectory(prefix="acpitk-") as directory:
-        out = Path(directory) / "forkserver.so"
-        argv = [compiler, "-x", "c", *CC_FLAGS, "-o", str(out), "-", *_CC_LIBRARIES]
-        try:
-            done = subprocess.run(argv, input=source, capture_output=True, timeout=60, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ToolError(f"{compiler} does not run: {error}") from None
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise ToolError(
-                f"{compiler} cannot compile the helper (Debian: gcc, libc6-dev):"
-                f" {(said or ['no message'])[0]}"
-            )
-        program = out.read_bytes()
-    with contextlib.suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        staging = kept.with_name(f"{kept.name}.{os.getpid()}")
-        staging.write_bytes(program)
-        staging.replace(kept)
-    return program
+    return compiled(SOURCE, CC_FLAGS, _CC_LIBRARIES, what="forking a guest", packages="gcc, libc6-dev")
 
 
 def trapping(vmlinux: bytes, anatomy: Anatomy) -> bytes:

@@ -7,15 +7,12 @@ monitor (QMP) is a socket. Tables, RAM, console and initrd live in memory files.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +26,8 @@ from acpitk import klog
 from acpitk.errors import ToolError, UsageError
 from acpitk.machine import Q35, Case
 from acpitk.qemu.argv import qemu_argv
-from acpitk.qemu.image import KernelImage, cache_dir
+from acpitk.qemu.compiled import compiled
+from acpitk.qemu.image import KernelImage
 from acpitk.qemu.initramfs import Entry, archive
 from acpitk.qemu.runner import find_qemu
 
@@ -78,34 +76,7 @@ def build_init() -> bytes:
     Raises:
         ToolError: no compiler, or it failed.
     """
-    source = SOURCE.read_bytes()
-    key = hashlib.sha256(b"\0".join((source, *(flag.encode() for flag in CC_FLAGS)))).hexdigest()
-    kept = cache_dir() / "guest" / f"init-{key[:32]}"
-    with contextlib.suppress(OSError):
-        if (program := kept.read_bytes()).startswith(b"\x7fELF"):
-            return program
-    if (compiler := shutil.which("gcc") or shutil.which("cc")) is None:
-        raise ToolError("booting to userspace compiles a 2 KB init: install a C compiler (Debian: gcc)")
-    with tempfile.TemporaryDirectory(prefix="acpitk-") as directory:
-        out = Path(directory) / "init"
-        argv = [compiler, "-x", "c", *CC_FLAGS, "-o", str(out), "-"]
-        try:
-            done = subprocess.run(argv, input=source, capture_output=True, timeout=60, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ToolError(f"{compiler} does not run: {error}") from None
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise ToolError(
-                f"{compiler} cannot compile the guest's init (Debian: gcc, linux-libc-dev):"
-                f" {(said or ['no message'])[0]}"
-            )
-        program = out.read_bytes()
-    with contextlib.suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        staging = kept.with_name(f"{kept.name}.{os.getpid()}")
-        staging.write_bytes(program)
-        staging.replace(kept)
-    return program
+    return compiled(SOURCE, CC_FLAGS, what="booting to userspace", packages="gcc, linux-libc-dev")
 
 
 def initrd(extra: bytes = b"") -> bytes:

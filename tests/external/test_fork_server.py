@@ -213,7 +213,7 @@ def test_without_a_compiler_the_next_way_is_taken_and_said_once(
         assert {boots.boot(CASE).via for _ in range(2)} == {Via.SNAPSHOT}
     assert len(said) == 1
     assert "C compiler" in said[0]
-    with pytest.raises(ToolError, match="--boot-via fork: it takes a C compiler"):
+    with pytest.raises(ToolError, match="--boot-via fork: forking a guest takes a C compiler"):
         Boots(v6_1, via="fork", qemu=qemu_path)
 
 

@@ -61,7 +61,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_the_init_program_is_small_the_same_each_time_and_kept(compiler: Path) -> None:
     first = build_init()
-    (kept,) = (compiler / "guest").iterdir()
+    (kept,) = (compiler / "compiled").iterdir()
     kept.unlink()
     assert build_init() == first
     assert len(first) < 4096
@@ -71,7 +71,7 @@ def test_the_init_program_is_small_the_same_each_time_and_kept(compiler: Path) -
 
 def test_a_damaged_copy_is_compiled_anew(compiler: Path) -> None:
     first = build_init()
-    (kept,) = (compiler / "guest").iterdir()
+    (kept,) = (compiler / "compiled").iterdir()
     kept.write_bytes(b"")
     assert build_init() == first
 

@@ -41,7 +41,7 @@ _PATIENCE = 4
 """How many times longer a boot gets before it counts as hanging."""
 _SLOW_TIMEOUT = 60.0
 """Seconds where a SLIT claims 2^31 localities or more: a walk takes seven for each domain it meets."""
-_IASL_MINIMISE, _BOOT_MINIMISE = 60, 40
+_IASL_MINIMISE, _BOOT_MINIMISE, _BOOT_MINIMISE_SECONDS = 60, 40, 90.0
 """Questions a minimisation may ask where each costs a process or a boot."""
 SIZED_BY_BUILD = ("DIFF-RESERVED", "DIFF-NODE-DATA")
 """Differ between any two kernels, because their images and structures differ in size."""
@@ -80,6 +80,7 @@ def boot_oracle(
         every=every,
         novel=novel,
         minimise_budget=_BOOT_MINIMISE,
+        minimise_seconds=_BOOT_MINIMISE_SECONDS,
         guide=partial(_forecast, image, row),
     )
 

@@ -8,8 +8,8 @@ they have in the source.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -119,14 +119,6 @@ def crashes(console: str, *, ended: str) -> tuple[Crash, ...]:
     if (silent := _unprinted(log, ended)) is not None:
         return (*found.values(), silent)
     return tuple(found.values())
-
-
-def hanging_in(found: Iterable[Crash], function: str) -> tuple[Crash, ...]:
-    """`found` with a hang named by the function that is known to take minutes, not by its last words."""
-    return tuple(
-        replace(crash, cause=f"in {function}", function=function) if crash.kind is CrashKind.HANG else crash
-        for crash in found
-    )
 
 
 def death(console: str, *, ended: str) -> Crash | None:

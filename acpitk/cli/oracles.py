@@ -16,7 +16,7 @@ from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.invariants import check
 from acpitk.cli.output import note, write_file
-from acpitk.crashes import crashes, hanging_in
+from acpitk.crashes import Crash, CrashKind, crashes
 from acpitk.errors import DecodeError, UsageError
 from acpitk.fuzz.campaign import Oracle
 from acpitk.iasl import Iasl
@@ -36,12 +36,12 @@ from acpitk.report.dossier import Fate
 MODEL, IASL, BOOT, KERNEL = "model", "iasl", "boot", "kernel code"
 
 BOOT_TIMEOUT = 20.0
-"""Seconds for one boot; the slowest that ends, a walk of 2^31 localities, takes seven on an idle machine."""
-_HANG_TIMEOUT = 10.0
-"""Seconds for a boot that the model expects to go on for ever."""
+"""Seconds for one boot, on a machine that is busy with others."""
+_PATIENCE = 4
+"""How many times longer a boot gets before it counts as hanging."""
 _SLOW_TIMEOUT = 60.0
-"""Seconds for a boot that the model expects to take long and then to die."""
-_IASL_MINIMISE, _BOOT_MINIMISE = 60, 40
+"""Seconds where a SLIT claims 2^31 localities or more: a walk takes seven for each domain it meets."""
+_IASL_MINIMISE, _BOOT_MINIMISE, _BOOT_MINIMISE_SECONDS = 60, 40, 90.0
 """Questions a minimisation may ask where each costs a process or a boot."""
 SIZED_BY_BUILD = ("DIFF-RESERVED", "DIFF-NODE-DATA")
 """Differ between any two kernels, because their images and structures differ in size."""
@@ -80,6 +80,7 @@ def boot_oracle(
         every=every,
         novel=novel,
         minimise_budget=_BOOT_MINIMISE,
+        minimise_seconds=_BOOT_MINIMISE_SECONDS,
         guide=partial(_forecast, image, row),
     )
 
@@ -188,13 +189,15 @@ def boot_fate(
     prediction = predict_image(case, image, POLICIES[row])
     foreseen = _foreseen(case, prediction)
     short = foreseen is not None and prediction.outcome.panic is None
-    slow = _slow(prediction)
-    if slow:
-        timeout = _HANG_TIMEOUT if prediction.outcome.panic is None else _SLOW_TIMEOUT
-    boots = shared(image, via, note)
-    result = boots.boot(case, timeout=timeout, marker=Marker.ROOT if short else Marker.ZONES)
+    slow = _is_slow(prediction)
+    boots, marker = shared(image, via, note), Marker.ROOT if short else Marker.ZONES
+    result = boots.boot(case, timeout=max(timeout, _SLOW_TIMEOUT) if slow else timeout, marker=marker)
     reports = crashes(result.console, ended=result.ended.value)
-    reports = hanging_in(reports, slow) if slow else reports
+    if _hangs(reports) and slow:
+        reports = reports[:-1]  # it takes its time, and is not seen to its end
+    elif _hangs(reports):  # or the machine is busy
+        result = boots.boot(case, timeout=_PATIENCE * timeout, marker=marker)
+        reports = crashes(result.console, ended=result.ended.value)
     outcome = result.to(Marker.ZONES).outcome()
     return Fate(
         kernel=row,
@@ -219,10 +222,13 @@ def _foreseen(case: Case, prediction: Prediction) -> str | None:
     return next((f"{RULES[found.id].title}: {found.actual}" for found in short), None)
 
 
-def _slow(prediction: Prediction) -> str:
-    """The function that the model expects to take minutes, if any."""
-    said = (text for text in prediction.outcome.messages if "localities to go through" in text)
-    return next((text.partition(":")[0] for text in said), "")
+def _is_slow(prediction: Prediction) -> bool:
+    """Whether the model expects a walk of seconds for each domain."""
+    return any("localities to go through" in text for text in prediction.outcome.messages)
+
+
+def _hangs(reports: Sequence[Crash]) -> bool:
+    return bool(reports) and reports[-1].kind is CrashKind.HANG
 
 
 def _forecast(image: KernelImage, row: str, case: Case) -> str | None:

@@ -9,6 +9,7 @@ it was interrupted.
 
 from __future__ import annotations
 
+import math
 import pickle
 import time
 import traceback
@@ -43,6 +44,8 @@ class Oracle:
         minimise_budget: how often it is asked to make one of its cases smaller; 0 leaves cases as found.
         behaviour: names the decisions that a case led to, see `checks.behaviour`; asked right after `check`,
             unless that raised. None names nothing.
+        minimise_seconds: nor is it asked any more after this long; None is no limit. For judges whose answers
+            hang on time anyway.
         novel: it sees only the cases that show a decision for the first time, as the judges before it named
             them, and every `_PAIRS`-th of those that show two together for the first time.
         ahead: told all the cases of a shard that `check` will be asked about, before the first one.
@@ -55,6 +58,7 @@ class Oracle:
     every: int = 1
     deliverable: bool = False
     minimise_budget: int = 400
+    minimise_seconds: float | None = None
     behaviour: Callable[[Case], frozenset[str]] | None = None
     novel: bool = False
     ahead: Callable[[Sequence[Case]], None] | None = None
@@ -528,8 +532,12 @@ def _minimise(campaign: Campaign, found: Found) -> Found:
     def judge(case: Case) -> Finding | None:
         return next((f for f in _judgement(oracle, case) if f.signature == signature), None)
 
+    until = math.inf if oracle.minimise_seconds is None else time.monotonic() + oracle.minimise_seconds
+
     def shows(case: Case) -> bool:
-        return (sealed(case) == case or not oracle.deliverable) and judge(case) is not None
+        if time.monotonic() > until or (oracle.deliverable and sealed(case) != case):
+            return False
+        return judge(case) is not None
 
     case = minimise(found.case, shows, budget=oracle.minimise_budget, guide=oracle.guide)
     finding = found.finding if case == found.case else judge(case)

@@ -60,6 +60,8 @@ class Fate:
         """The fate on one line: how it died, or what NUMA and ZONE_MOVABLE came to."""
         if (crash := self.death) is not None:
             return f"{crash.kind}: {crash.cause}"
+        if self.outcome.numa is None:
+            return "not seen to its end"
         warned = "".join(f", warns {crash.cause}" for crash in self.crashes)
         movable = self.outcome.zone_movable_start
         zones = ", ".join(f"node {nid} from {at:#x}" for nid, at in sorted((movable or {}).items()))

@@ -200,3 +200,16 @@ def test_a_costly_judge_sees_what_is_new_and_little_else() -> None:
     *_, result = Campaign(seed=1, iterations=512, generation=32, shard=16, oracles=(cheap, judge)).run()
     assert result.runs["cheap"] == 512
     assert 0 < len(seen) == result.runs["costly"] <= 3 * 32
+
+
+def test_a_slow_judge_is_not_asked_for_ever() -> None:
+    asked: list[Case] = []
+
+    def check(case: Case) -> list[Finding]:
+        asked.append(case)
+        return [Finding(id="TEST", severity=Severity.ERROR, where="", expected="", actual="")]
+
+    oracle = Oracle(name="slow", check=check, minimise_budget=10_000, minimise_seconds=0.0)
+    *_, result = Campaign(seed=1, iterations=8, oracles=(oracle,)).run()
+    assert [found.minimised for found in result.found] == [True]
+    assert len(asked) == 8

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from acpitk import klog
+from acpitk.outcome import NumaReason
 
 LOGS = Path(__file__).parent / "logs"
 CONSOLES = [path.read_text() for path in sorted(LOGS.glob("*/*.log"))]
@@ -51,3 +53,18 @@ def test_any_text_is_read(parts: list[str]) -> None:
 def test_an_unfinished_line_is_not_a_line(text: str) -> None:
     last = text.replace("\n", "").replace("\r", "")
     assert klog.lines("one\n" + last) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("length", "reason"),
+    [
+        ("000090", NumaReason.NO_MEMORY_AFFINITY),
+        ("040000", NumaReason.NO_MEMORY_AFFINITY),
+        ("040001", NumaReason.NO_SRAT),
+        ("000000", NumaReason.NO_SRAT),
+    ],
+)
+def test_a_table_that_cannot_be_mapped_is_absent(length: str, reason: NumaReason) -> None:
+    listed = f"ACPI: SRAT 0x000000003FFE2270 {length} (v03 BOCHS  BXPC     00000001 BXPC 00000001)"
+    console = f"{listed}\nNo NUMA configuration found\n"
+    assert klog.parse(console, kernel="v6.1", ended="marker").numa_reason is reason

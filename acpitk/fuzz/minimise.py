@@ -9,8 +9,8 @@ from functools import partial
 from itertools import pairwise
 
 from acpitk.fuzz import raw
-from acpitk.fuzz.mutators import with_table
 from acpitk.fuzz.raw import ENABLED, Memory, RawSrat
+from acpitk.fuzz.registry import with_table
 from acpitk.machine import Q35, Case
 from acpitk.ranges import GIB, MIB, PAGE_SIZE, SECTION_SIZE, align_down, align_up
 from acpitk.tables.header import seal

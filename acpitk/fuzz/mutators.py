@@ -8,30 +8,33 @@ that was wrong stays wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
-from types import MappingProxyType
 
 from acpitk.fuzz import raw
 from acpitk.fuzz.raw import ENABLED, HOT_PLUGGABLE, NON_VOLATILE, SPECIFIC_PURPOSE, Memory, RawSrat
-from acpitk.kernel.policy import BUILDS
+from acpitk.fuzz.registry import (
+    KERNEL_ENDS,
+    KERNEL_START,
+    MUTATORS,
+    Entries,
+    case_mutator,
+    entries_mutator,
+    on_entries,
+    register,
+    table_mutator,
+    with_table,
+)
 from acpitk.machine import ACPI_TABLES, INITRD, Q35, Case
 from acpitk.ranges import ADDRESS_LIMIT, GIB, KIB, MIB, PAGE_SIZE, SECTION_SIZE, TIB, align_down, align_up
 from acpitk.tables.header import seal
 from acpitk.tables.slit import build_slit, encode_slit
 
-Apply = Callable[[Case, Random], Case]
-Entries = list[bytes]
+__all__ = ["MUTATORS", "mutate", "sealed"]
 
-KERNEL_START = 16 * MIB
-"""Where an x86-64 kernel without KASLR is loaded (CONFIG_PHYSICAL_START)."""
-KERNEL_ENDS = tuple(sorted({build.image_end for build in BUILDS.values()}))
-"""Where the kernel images that the model knows end."""
 DELIVERABLE_BYTES = 65535
 """The largest table QEMU's -acpitable takes."""
-MAX_ENTRIES = 400
-"""No mutator grows an SRAT beyond this: the kernel's work, and the model's, is quadratic in the entries."""
 STEPS = (
     *(1, 100, PAGE_SIZE, 64 * KIB),
     *(MIB - PAGE_SIZE, MIB, MIB + PAGE_SIZE),
@@ -41,26 +44,6 @@ STEPS = (
 GAPS = (2 * KIB, PAGE_SIZE, MIB - PAGE_SIZE, MIB, MIB + PAGE_SIZE, SECTION_SIZE)
 """Sizes of memory without an entry at which kernels change their mind."""
 DOMAINS = (1, 2, 7, 127, 254, 255, 256, 257, 1022, 1023, 1024, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mutator:
-    """One named mutation.
-
-    Args:
-        name: stable, lower-case words and dashes.
-        description: what it does to a case.
-        apply: the mutation; it draws from the given generator only.
-    """
-
-    name: str
-    description: str
-    apply: Apply
-
-
-_REGISTRY: dict[str, Mutator] = {}
-MUTATORS: Mapping[str, Mutator] = MappingProxyType(_REGISTRY)
-"""Every mutator by name."""
 
 
 def mutate(
@@ -88,66 +71,7 @@ def sealed(case: Case) -> Case:
     return replace(case, tables=tables)
 
 
-EditTable = Callable[[bytes, Random], bytes]
-EditEntries = Callable[[Entries, Case, Random], Entries | None]
 EditMemory = Callable[[Memory, Case, Random], Memory | Sequence[Memory]]
-
-
-def register(mutator: Mutator) -> None:
-    """Add a mutator to `MUTATORS`."""
-    _REGISTRY[mutator.name] = mutator
-
-
-def _register(source: Callable[..., object], apply: Apply) -> None:
-    """Register `apply` under the name of `source`, described by its docstring."""
-    name = source.__name__.replace("_", "-")
-    description = (source.__doc__ or "").removesuffix(".")
-    _REGISTRY[name] = Mutator(name=name, description=description, apply=apply)
-
-
-def _mutator(function: Apply) -> Apply:
-    """A mutator of the whole case."""
-    _register(function, function)
-    return function
-
-
-def _on_table(signature: bytes) -> Callable[[EditTable], EditTable]:
-    """A mutator of the bytes of the first table with this signature; the header is its own business."""
-
-    def register(function: EditTable) -> EditTable:
-        def apply(case: Case, rng: Random) -> Case:
-            table = case.table(signature)
-            return case if table is None else with_table(case, table, function(table, rng))
-
-        _register(function, apply)
-        return function
-
-    return register
-
-
-_srat_mutator = _on_table(b"SRAT")
-_slit_mutator = _on_table(b"SLIT")
-
-
-def _on_entries(function: EditEntries) -> Apply:
-    def apply(case: Case, rng: Random) -> Case:
-        table = case.table(b"SRAT")
-        if table is None:
-            return case
-        srat = raw.cut(table)
-        entries = function(list(srat.entries), case, rng)
-        if entries is None or len(entries) > MAX_ENTRIES:
-            return case
-        after = RawSrat(srat.head, tuple(entries), srat.tail).encode()
-        return with_table(case, table, raw.keep_header_truth(table, after))
-
-    return apply
-
-
-def _entries_mutator(function: EditEntries) -> EditEntries:
-    """A mutator of the SRAT's list of entries; None means: nothing to change."""
-    _register(function, _on_entries(function))
-    return function
 
 
 def _memory_mutator(function: EditMemory) -> EditMemory:
@@ -163,15 +87,8 @@ def _memory_mutator(function: EditMemory) -> EditMemory:
         entries[index : index + 1] = [part.encode() for part in parts]
         return entries
 
-    _register(function, _on_entries(edit))
+    register(function, on_entries(edit))
     return function
-
-
-def with_table(case: Case, before: bytes, after: bytes) -> Case:
-    """The case with its first table equal to `before` replaced."""
-    at = case.tables.index(before)
-    tables = (*case.tables[:at], after, *case.tables[at + 1 :])
-    return Case(machine=case.machine, tables=tables, cmdline=case.cmdline)
 
 
 def _memories(entries: Sequence[bytes]) -> list[tuple[int, Memory]]:
@@ -236,19 +153,19 @@ def _all_hot(entries: Entries, hot: Callable[[Memory], bool]) -> Entries:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def everything_hot(entries: Entries, case: Case, rng: Random) -> Entries:
     """Set Hot Pluggable in every memory entry."""
     return _all_hot(entries, lambda entry: True)
 
 
-@_entries_mutator
+@entries_mutator
 def nothing_hot(entries: Entries, case: Case, rng: Random) -> Entries:
     """Clear Hot Pluggable in every memory entry."""
     return _all_hot(entries, lambda entry: False)
 
 
-@_entries_mutator
+@entries_mutator
 def one_domain_hot(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Set Hot Pluggable exactly in the memory entries of one proximity domain."""
     found = _memories(entries)
@@ -258,7 +175,7 @@ def one_domain_hot(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return _all_hot(entries, lambda entry: entry.domain == hot)
 
 
-@_entries_mutator
+@entries_mutator
 def toggle_any_enabled(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Flip Enabled in one entry of any type that has flags."""
     if not entries:
@@ -376,7 +293,7 @@ def hole(entry: Memory, case: Case, rng: Random) -> Sequence[Memory]:
     )
 
 
-@_entries_mutator
+@entries_mutator
 def shift_boundary(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Move the boundary between two adjoining memory entries."""
     pair = _adjoining(entries, rng)
@@ -389,7 +306,7 @@ def shift_boundary(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def nudge_hot_start(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Move the start of one hot memory entry up, with the end of what adjoins it, off its alignment."""
     hot = [(i, entry) for i, entry in _memories(entries) if entry.hot and entry.length > SECTION_SIZE]
@@ -424,13 +341,13 @@ def _neighbours(entries: Entries, rng: Random, *, same: bool) -> tuple[int, Memo
     return rng.choice(pairs) if pairs else None
 
 
-@_entries_mutator
+@entries_mutator
 def overlap_across_domains(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Stretch one memory entry into one of another domain."""
     return _overlap(entries, rng, same=False)
 
 
-@_entries_mutator
+@entries_mutator
 def overlap_within_domain(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Stretch one memory entry into another of the same domain."""
     return _overlap(entries, rng, same=True)
@@ -451,13 +368,13 @@ def _overlap(entries: Entries, rng: Random, *, same: bool) -> Entries | None:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def nested_same_domain(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Add an entry inside one memory entry, same domain, other flags."""
     return _nested(entries, rng, step=0)
 
 
-@_entries_mutator
+@entries_mutator
 def nested_other_domain(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Add an entry inside one memory entry, another domain."""
     return _nested(entries, rng, step=rng.choice((1, 2, 5)))
@@ -511,7 +428,7 @@ def _hot_over(entries: Entries, start: int, end: int, rng: Random) -> Entries | 
     return _carve(entries, align_down(start, unit), align_up(end, unit), domain, hot=True)
 
 
-@_entries_mutator
+@entries_mutator
 def hotplug_over_kernel(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Make memory under the kernel image hot, in its own domain or another."""
     start = KERNEL_START + rng.choice((0, 2 * MIB, 32 * MIB))
@@ -523,19 +440,19 @@ def _over_placed(entries: Entries, case: Case, rng: Random, owner: str) -> Entri
     return _hot_over(entries, placed[0].start, placed[0].end, rng) if placed else None
 
 
-@_entries_mutator
+@entries_mutator
 def hotplug_over_initrd(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Make memory under the initrd hot."""
     return _over_placed(entries, case, rng, INITRD)
 
 
-@_entries_mutator
+@entries_mutator
 def hotplug_over_acpi_tables(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Make memory under the ACPI tables hot."""
     return _over_placed(entries, case, rng, ACPI_TABLES)
 
 
-@_entries_mutator
+@entries_mutator
 def starve_kernel(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Leave the kernel only a little memory that is not hot."""
     just_enough = rng.choice(KERNEL_ENDS) + rng.choice((0, 64 * KIB, 256 * KIB, MIB))
@@ -543,7 +460,7 @@ def starve_kernel(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return _carve(entries, left, ADDRESS_LIMIT, rng.choice((None, 1, 5)), hot=True)
 
 
-@_entries_mutator
+@entries_mutator
 def island(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Carve a small island of another domain out of memory."""
     start = align_down(rng.randrange(_ram_end(case)), rng.choice((PAGE_SIZE, MIB, SECTION_SIZE)))
@@ -551,7 +468,7 @@ def island(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return _carve(entries, start, start + size, rng.choice((*_domains(entries), 6)), hot=rng.random() < 0.5)
 
 
-@_entries_mutator
+@entries_mutator
 def swallow_hole(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Let one memory entry swallow the hole up to the next one."""
     ordered = sorted(_memories(entries), key=lambda found: (found[1].base, found[0]))
@@ -563,7 +480,7 @@ def swallow_hole(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def range_beyond_ram(entries: Entries, case: Case, rng: Random) -> Entries:
     """Promise memory above the end of RAM, as hypervisors do."""
     base = align_up(_ram_end(case), rng.choice((PAGE_SIZE, SECTION_SIZE, GIB, TIB)))
@@ -574,7 +491,7 @@ def range_beyond_ram(entries: Entries, case: Case, rng: Random) -> Entries:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def memoryless_domain(entries: Entries, case: Case, rng: Random) -> Entries:
     """Add a domain with an empty memory range, as for a future device."""
     base = rng.choice((0, GIB, 4 * GIB, _ram_end(case)))
@@ -586,7 +503,7 @@ def memoryless_domain(entries: Entries, case: Case, rng: Random) -> Entries:
 # Entries as a list
 
 
-@_entries_mutator
+@entries_mutator
 def delete_entry(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Delete an entry."""
     if not entries:
@@ -595,7 +512,7 @@ def delete_entry(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def delete_type(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Delete every entry of one type."""
     if not entries:
@@ -604,7 +521,7 @@ def delete_type(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return [entry for entry in entries if entry[0] != kind]
 
 
-@_entries_mutator
+@entries_mutator
 def duplicate_entry(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Repeat an entry somewhere in the table."""
     if not entries:
@@ -613,7 +530,7 @@ def duplicate_entry(entries: Entries, case: Case, rng: Random) -> Entries | None
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def duplicate_in_other_domain(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Repeat an entry in another domain."""
     if not entries:
@@ -623,7 +540,7 @@ def duplicate_in_other_domain(entries: Entries, case: Case, rng: Random) -> Entr
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def swap_entries(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Swap two entries."""
     if len(entries) < 2:
@@ -633,20 +550,20 @@ def swap_entries(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def shuffle_entries(entries: Entries, case: Case, rng: Random) -> Entries:
     """Put all entries in a random order."""
     rng.shuffle(entries)
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def reverse_entries(entries: Entries, case: Case, rng: Random) -> Entries:
     """Reverse the entries."""
     return entries[::-1]
 
 
-@_entries_mutator
+@entries_mutator
 def memory_first(entries: Entries, case: Case, rng: Random) -> Entries:
     """Put the memory entries before all others."""
     return sorted(entries, key=lambda entry: entry[0] != raw.MEMORY)
@@ -698,7 +615,7 @@ def splinter_range(entry: Memory, case: Case, rng: Random) -> Sequence[Memory]:
     ]
 
 
-@_entries_mutator
+@entries_mutator
 def merge_ranges(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Merge two adjoining memory entries, whatever their domains and flags."""
     pair = _adjoining(entries, rng)
@@ -713,7 +630,7 @@ def merge_ranges(entries: Entries, case: Case, rng: Random) -> Entries | None:
 # Proximity domains
 
 
-@_entries_mutator
+@entries_mutator
 def extreme_domain(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Put one entry in a domain at an edge of what tables or kernels can count."""
     if not entries:
@@ -730,14 +647,14 @@ def _map_domains(entries: Entries, renamed: Mapping[int, int]) -> Entries:
     ]
 
 
-@_entries_mutator
+@entries_mutator
 def renumber_domain(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Renumber one domain everywhere to an edge of what tables or kernels can count."""
     domains = _domains(entries)
     return _map_domains(entries, {rng.choice(domains): rng.choice(DOMAINS)}) if domains else None
 
 
-@_entries_mutator
+@entries_mutator
 def swap_domains(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Swap two domains everywhere."""
     domains = _domains(entries)
@@ -747,7 +664,7 @@ def swap_domains(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return _map_domains(entries, {a: b, b: a})
 
 
-@_entries_mutator
+@entries_mutator
 def collapse_domains(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Collapse two domains into one."""
     domains = _domains(entries)
@@ -757,7 +674,7 @@ def collapse_domains(entries: Entries, case: Case, rng: Random) -> Entries | Non
     return _map_domains(entries, {a: b})
 
 
-@_entries_mutator
+@entries_mutator
 def domain_above_byte(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Add 256 to a domain, which revision 1 cannot say."""
     domains = _domains(entries)
@@ -767,7 +684,7 @@ def domain_above_byte(entries: Entries, case: Case, rng: Random) -> Entries | No
     return _map_domains(entries, {chosen: (chosen + 256) & 0xFFFFFFFF})
 
 
-@_entries_mutator
+@entries_mutator
 def sparse_domains(entries: Entries, case: Case, rng: Random) -> Entries:
     """Spread the domain numbers out."""
     factor = rng.choice((2, 10, 64))
@@ -777,7 +694,7 @@ def sparse_domains(entries: Entries, case: Case, rng: Random) -> Entries:
 # Subtable headers
 
 
-@_entries_mutator
+@entries_mutator
 def declared_length(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Set the declared length of one entry, its bytes stay."""
     if not entries:
@@ -789,7 +706,7 @@ def declared_length(entries: Entries, case: Case, rng: Random) -> Entries | None
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def short_entry(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Cut one entry short, with the length to match."""
     if not entries:
@@ -801,7 +718,7 @@ def short_entry(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def long_entry(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Make one entry longer than its type needs, with the length to match."""
     if not entries:
@@ -812,7 +729,7 @@ def long_entry(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def zero_length_entry(entries: Entries, case: Case, rng: Random) -> Entries:
     """Insert a subtable of length zero."""
     kind = rng.choice((0, 1, 2, 5, 0x77, 0xFF))
@@ -820,7 +737,7 @@ def zero_length_entry(entries: Entries, case: Case, rng: Random) -> Entries:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def unknown_entry(entries: Entries, case: Case, rng: Random) -> Entries:
     """Insert a subtable of an unknown type."""
     length = rng.choice((2, 3, 16, 40, 255))
@@ -829,7 +746,7 @@ def unknown_entry(entries: Entries, case: Case, rng: Random) -> Entries:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def change_type(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Change the type of one entry, its bytes stay."""
     if not entries:
@@ -839,7 +756,7 @@ def change_type(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def reserved_bytes(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Set reserved bytes of one memory entry."""
     found = _memories(entries)
@@ -855,7 +772,7 @@ def reserved_bytes(entries: Entries, case: Case, rng: Random) -> Entries | None:
 # Processors, generic initiators and ports
 
 
-@_entries_mutator
+@entries_mutator
 def add_processor(entries: Entries, case: Case, rng: Random) -> Entries:
     """Add a processor, by APIC or x2APIC ID, enabled or not."""
     domain = rng.choice((*_domains(entries), 0, 13))
@@ -868,7 +785,7 @@ def add_processor(entries: Entries, case: Case, rng: Random) -> Entries:
     return entries
 
 
-@_entries_mutator
+@entries_mutator
 def many_processors(entries: Entries, case: Case, rng: Random) -> Entries:
     """Put many processors in front, spread over the domains."""
     domains = _domains(entries) or [0]
@@ -877,7 +794,7 @@ def many_processors(entries: Entries, case: Case, rng: Random) -> Entries:
     return new + entries
 
 
-@_entries_mutator
+@entries_mutator
 def reverse_processors(entries: Entries, case: Case, rng: Random) -> Entries:
     """Reverse the processor entries among themselves."""
     kinds = (raw.PROCESSOR, raw.X2APIC)
@@ -885,7 +802,7 @@ def reverse_processors(entries: Entries, case: Case, rng: Random) -> Entries:
     return [next(reversed_ones) if entry[0] in kinds else entry for entry in entries]
 
 
-@_entries_mutator
+@entries_mutator
 def add_generic(entries: Entries, case: Case, rng: Random) -> Entries:
     """Add a generic initiator or port at the front or the back, enabled or not."""
     entry = raw.generic(
@@ -902,22 +819,22 @@ def add_generic(entries: Entries, case: Case, rng: Random) -> Entries:
 # The SRAT as bytes
 
 
-@_srat_mutator
-def revision(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SRAT")
+def revision(table: bytes, case: Case, rng: Random) -> bytes:
     """Set the SRAT's revision."""
     if len(table) < raw.HEADER_SIZE:
         return table
     return raw.keep_header_truth(table, table[:8] + bytes([rng.choice((0, 1, 2, 3, 4, 255))]) + table[9:])
 
 
-@_srat_mutator
-def truncate(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SRAT")
+def truncate(table: bytes, case: Case, rng: Random) -> bytes:
     """Cut the SRAT short, header to match."""
     return raw.keep_header_truth(table, table[: _cut_point(table, rng)])
 
 
-@_srat_mutator
-def truncate_unsealed(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SRAT")
+def truncate_unsealed(table: bytes, case: Case, rng: Random) -> bytes:
     """Cut the SRAT short under its header's length."""
     return table[: _cut_point(table, rng)]
 
@@ -928,21 +845,21 @@ def _cut_point(table: bytes, rng: Random) -> int:
     return rng.randrange(len(table) + 1)
 
 
-@_srat_mutator
-def trailing_bytes(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SRAT")
+def trailing_bytes(table: bytes, case: Case, rng: Random) -> bytes:
     """Append bytes to the SRAT, header to match."""
     extra = rng.choice((b"\0", b"\0\0", b"\0\0\0", b"\1", b"\1\x28", bytes(40), rng.randbytes(8)))
     return raw.keep_header_truth(table, table + extra)
 
 
-@_srat_mutator
-def flip_bit(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SRAT")
+def flip_bit(table: bytes, case: Case, rng: Random) -> bytes:
     """Flip one bit anywhere after the SRAT's header."""
     return _flip(table, raw.HEADER_SIZE, rng)
 
 
-@_srat_mutator
-def set_byte(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SRAT")
+def set_byte(table: bytes, case: Case, rng: Random) -> bytes:
     """Set one byte anywhere after the SRAT's header."""
     if len(table) <= raw.HEADER_SIZE:
         return table
@@ -959,23 +876,23 @@ def _flip(table: bytes, start: int, rng: Random) -> bytes:
     return raw.keep_header_truth(table, table[:at] + changed + table[at + 1 :])
 
 
-@_srat_mutator
-def header_length(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SRAT")
+def header_length(table: bytes, case: Case, rng: Random) -> bytes:
     """Make the SRAT header's length wrong."""
     lengths = (0, 35, 36, 47, 48, len(table) - 1, len(table) + 1, len(table) + 40, 256 * KIB + 1, 0xFFFFFFFF)
     return table[:4] + (rng.choice(lengths) & 0xFFFFFFFF).to_bytes(4, "little") + table[8:]
 
 
-@_srat_mutator
-def header_checksum(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SRAT")
+def header_checksum(table: bytes, case: Case, rng: Random) -> bytes:
     """Make the SRAT header's checksum wrong."""
     if len(table) < raw.HEADER_SIZE:
         return table
     return table[:9] + bytes([table[9] ^ rng.randrange(1, 256)]) + table[10:]
 
 
-@_srat_mutator
-def header_byte(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SRAT")
+def header_byte(table: bytes, case: Case, rng: Random) -> bytes:
     """Damage one byte of the SRAT's header."""
     if not table:
         return table
@@ -986,13 +903,13 @@ def header_byte(table: bytes, rng: Random) -> bytes:
 # The set of tables
 
 
-@_mutator
+@case_mutator
 def drop_srat(case: Case, rng: Random) -> Case:
     """Drop the SRAT."""
     return replace(case, tables=tuple(table for table in case.tables if table[:4] != b"SRAT"))
 
 
-@_mutator
+@case_mutator
 def second_srat(case: Case, rng: Random) -> Case:
     """Add a second SRAT, before or after the first."""
     table = case.table(b"SRAT")
@@ -1002,7 +919,7 @@ def second_srat(case: Case, rng: Random) -> Case:
     return replace(case, tables=(other, *case.tables) if rng.random() < 0.5 else (*case.tables, other))
 
 
-@_mutator
+@case_mutator
 def reverse_tables(case: Case, rng: Random) -> Case:
     """Reverse the order of the tables."""
     return replace(case, tables=case.tables[::-1])
@@ -1011,7 +928,7 @@ def reverse_tables(case: Case, rng: Random) -> Case:
 # SLIT
 
 
-@_mutator
+@case_mutator
 def add_slit(case: Case, rng: Random) -> Case:
     """Add a SLIT of another size than the SRAT's number of domains, or of the same."""
     table = case.table(b"SRAT")
@@ -1022,7 +939,7 @@ def add_slit(case: Case, rng: Random) -> Case:
     return replace(case, tables=(*case.tables, new)) if old is None else with_table(case, old, new)
 
 
-@_mutator
+@case_mutator
 def drop_slit(case: Case, rng: Random) -> Case:
     """Drop the SLIT."""
     return replace(case, tables=tuple(table for table in case.tables if table[:4] != b"SLIT"))
@@ -1042,26 +959,26 @@ def _set_distance(table: bytes, rng: Random, *, diagonal: bool, values: Sequence
     return raw.keep_header_truth(table, table[:44] + bytes(cells))
 
 
-@_slit_mutator
-def slit_diagonal(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SLIT")
+def slit_diagonal(table: bytes, case: Case, rng: Random) -> bytes:
     """Make one diagonal distance other than 10."""
     return _set_distance(table, rng, diagonal=True, values=(0, 9, 11, 20, 255))
 
 
-@_slit_mutator
-def slit_distance(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SLIT")
+def slit_distance(table: bytes, case: Case, rng: Random) -> bytes:
     """Set one distance to a reserved value, 10, or unreachable."""
     return _set_distance(table, rng, diagonal=False, values=(0, 1, 9, 10, 11, 254, 255))
 
 
-@_slit_mutator
-def slit_asymmetric(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SLIT")
+def slit_asymmetric(table: bytes, case: Case, rng: Random) -> bytes:
     """Make one distance differ from the way back."""
     return _set_distance(table, rng, diagonal=False, values=(15, 21, 31, 40))
 
 
-@_slit_mutator
-def slit_count(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SLIT")
+def slit_count(table: bytes, case: Case, rng: Random) -> bytes:
     """Make the SLIT claim another number of localities than it has."""
     if len(table) < 44:
         return table
@@ -1071,16 +988,16 @@ def slit_count(table: bytes, rng: Random) -> bytes:
     return raw.keep_header_truth(table, after)
 
 
-@_slit_mutator
-def slit_size(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SLIT")
+def slit_size(table: bytes, case: Case, rng: Random) -> bytes:
     """Cut the SLIT short or append to it, header to match."""
     if rng.random() < 0.5:
         return raw.keep_header_truth(table, table[: rng.randrange(len(table) + 1)])
     return raw.keep_header_truth(table, table + rng.randbytes(rng.choice((1, 4, 16))))
 
 
-@_slit_mutator
-def slit_flip_bit(table: bytes, rng: Random) -> bytes:
+@table_mutator(b"SLIT")
+def slit_flip_bit(table: bytes, case: Case, rng: Random) -> bytes:
     """Flip one bit anywhere after the SLIT's header."""
     return _flip(table, raw.HEADER_SIZE, rng)
 
@@ -1088,7 +1005,7 @@ def slit_flip_bit(table: bytes, rng: Random) -> bytes:
 # Machine and command line
 
 
-@_mutator
+@case_mutator
 def memory_size(case: Case, rng: Random) -> Case:
     """Give the guest another amount of memory, the tables stay."""
     if not isinstance(case.machine, Q35):
@@ -1098,7 +1015,7 @@ def memory_size(case: Case, rng: Random) -> Case:
     return replace(case, machine=Q35(max(512 * MIB, size + change), min(case.machine.initrd, 64 * MIB)))
 
 
-@_mutator
+@case_mutator
 def refit_memory(case: Case, rng: Random) -> Case:
     """Give the guest another amount of memory, and its topmost memory entry the new end."""
     smaller = memory_size(case, rng)
@@ -1117,7 +1034,7 @@ def refit_memory(case: Case, rng: Random) -> Case:
     return with_table(smaller, table, raw.keep_header_truth(table, after))
 
 
-@_mutator
+@case_mutator
 def initrd(case: Case, rng: Random) -> Case:
     """Add, remove or resize the initrd."""
     if not isinstance(case.machine, Q35):
@@ -1136,13 +1053,13 @@ OPTIONS = (
 """Command line options the mutators draw from: first a kind, then one of it."""
 
 
-@_mutator
+@case_mutator
 def add_option(case: Case, rng: Random) -> Case:
     """Add a command line option."""
     return replace(case, cmdline=" ".join([*case.cmdline.split(), rng.choice(rng.choice(OPTIONS))][:6]))
 
 
-@_mutator
+@case_mutator
 def remove_option(case: Case, rng: Random) -> Case:
     """Remove a command line option."""
     words = case.cmdline.split()
@@ -1152,16 +1069,16 @@ def remove_option(case: Case, rng: Random) -> Case:
     return replace(case, cmdline=" ".join(words))
 
 
-@_mutator
+@case_mutator
 def combine_options(case: Case, rng: Random) -> Case:
     """Make movable_node and one other option the whole command line."""
     return replace(case, cmdline=f"movable_node {rng.choice(rng.choice(OPTIONS[1:]))}")
 
 
-@_mutator
+@case_mutator
 def movable_node_only(case: Case, rng: Random) -> Case:
     """Make movable_node the whole command line."""
     return replace(case, cmdline="movable_node")
 
 
-from acpitk.fuzz import targets  # noqa: E402, F401  (registers more mutators, made with what is above)
+from acpitk.fuzz import targets  # noqa: E402, F401  (registers more, after those above)

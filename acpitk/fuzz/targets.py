@@ -7,73 +7,32 @@ a mutator draws from its generator only, and gives back a case it finds nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 from random import Random
 
 from acpitk.fuzz import raw
-from acpitk.fuzz.mutators import MAX_ENTRIES, Mutator, register, with_table
 from acpitk.fuzz.raw import ENABLED, HOT_PLUGGABLE, Memory, RawSrat
+from acpitk.fuzz.registry import (
+    KERNEL_ENDS,
+    KERNEL_START,
+    MAX_ENTRIES,
+    Entries,
+    case_mutator,
+    entries_mutator,
+    table_mutator,
+    with_table,
+)
 from acpitk.fuzz.strategies import draw_cases
-from acpitk.kernel.policy import BUILDS
 from acpitk.machine import Case
 from acpitk.ranges import ADDRESS_LIMIT, GIB, KIB, MIB, PAGE_SIZE, SECTION_SIZE, align_down, align_up
 from acpitk.tables.slit import build_slit, encode_slit
 
-Entries = list[bytes]
-EditEntries = Callable[[Entries, Case, Random], Entries | None]
-EditTable = Callable[[bytes, Case, Random], bytes]
-
-IMAGE_START = 16 * MIB
-IMAGE_ENDS = tuple(sorted({build.image_end for build in BUILDS.values()}))
-"""Where the kernel images that the model knows begin and end."""
 NUDGES = (0, 0, 1, 100, 2 * KIB, PAGE_SIZE, 64 * KIB, MIB - PAGE_SIZE, MIB, 2 * MIB, 4 * MIB, SECTION_SIZE)
 """How far from such an address it becomes interesting, bytes."""
 _DONORS = 24
 _MAX_LOCALITIES = 64
-
-
-def _register(function: Callable[..., object], apply: Callable[[Case, Random], Case]) -> None:
-    name = function.__name__.replace("_", "-")
-    register(Mutator(name=name, description=(function.__doc__ or "").removesuffix("."), apply=apply))
-
-
-def _case(function: Callable[[Case, Random], Case]) -> Callable[[Case, Random], Case]:
-    _register(function, function)
-    return function
-
-
-def _entries(function: EditEntries) -> EditEntries:
-    """A mutator of the SRAT's list of entries; None means: nothing to change."""
-
-    def apply(case: Case, rng: Random) -> Case:
-        table = case.table(b"SRAT")
-        if table is None:
-            return case
-        srat = raw.cut(table)
-        entries = function(list(srat.entries), case, rng)
-        if entries is None or len(entries) > MAX_ENTRIES:
-            return case
-        after = RawSrat(srat.head, tuple(entries), srat.tail).encode()
-        return with_table(case, table, raw.keep_header_truth(table, after))
-
-    _register(function, apply)
-    return function
-
-
-def _table(signature: bytes) -> Callable[[EditTable], EditTable]:
-    """A mutator of the bytes of the first table with this signature; the header is its own business."""
-
-    def decorate(function: EditTable) -> EditTable:
-        def apply(case: Case, rng: Random) -> Case:
-            table = case.table(signature)
-            return case if table is None else with_table(case, table, function(table, case, rng))
-
-        _register(function, apply)
-        return function
-
-    return decorate
 
 
 def _memories(entries: Sequence[bytes]) -> list[tuple[int, Memory]]:
@@ -97,7 +56,7 @@ def _ram(case: Case) -> list[tuple[int, int]]:
 def stakes(case: Case) -> list[tuple[int, int]]:
     """The ranges at stake, bytes, half-open: image, what firmware and boot loader placed, pieces of RAM."""
     placed = [(r.start, r.end) for r in case.resolved().placed]
-    images = [(IMAGE_START, end) for end in IMAGE_ENDS]
+    images = [(KERNEL_START, end) for end in KERNEL_ENDS]
     return [*images, *placed, *_ram(case), (0, MIB), (4 * GIB, 4 * GIB + SECTION_SIZE)]
 
 
@@ -113,7 +72,7 @@ def _stake(case: Case, rng: Random) -> int:
 # Edges of ranges on what is at stake
 
 
-@_entries
+@entries_mutator
 def edge_at_stake(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Move one edge of memory, with all that touches it, to an edge of something at stake."""
     edges = sorted({edge for _, entry in _memories(entries) for edge in (entry.base, entry.end)})
@@ -130,7 +89,7 @@ def edge_at_stake(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return entries
 
 
-@_entries
+@entries_mutator
 def split_at_stake(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Cut a memory entry in two at an edge of something at stake, the upper part hot or in a new domain."""
     to = _stake(case, rng)
@@ -145,7 +104,7 @@ def split_at_stake(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return entries
 
 
-@_entries
+@entries_mutator
 def straddle_stake(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Let the boundary between two domains run through something at stake."""
     start, end = rng.choice(stakes(case))
@@ -162,7 +121,7 @@ def straddle_stake(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return entries
 
 
-@_entries
+@entries_mutator
 def uncover_stake(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Take a little memory at an edge of something at stake out of every memory entry."""
     size = rng.choice((1, 2 * KIB, PAGE_SIZE, 64 * KIB, MIB - PAGE_SIZE, MIB, MIB + PAGE_SIZE))
@@ -202,31 +161,31 @@ def _only_plain(entries: Entries, plain: Sequence[tuple[int, int]], rng: Random)
     return out
 
 
-@_entries
+@entries_mutator
 def only_stakes_plain(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Make all memory hot but some of what is at stake, and perhaps a little behind it."""
-    image = (IMAGE_START, rng.choice(IMAGE_ENDS))
-    low = (0, rng.choice((MIB, IMAGE_START)))
+    image = (KERNEL_START, rng.choice(KERNEL_ENDS))
+    low = (0, rng.choice((MIB, KERNEL_START)))
     placed = [(align_down(r.start, PAGE_SIZE), align_up(r.end, PAGE_SIZE)) for r in case.resolved().placed]
     chosen = [image, *rng.sample([low, *placed], rng.randrange(1 + len(placed)))]
     more = rng.choice((0, 0, 64 * KIB, MIB, 4 * MIB, 24 * MIB))
     return _only_plain(entries, [(start, end + more) for start, end in chosen], rng)
 
 
-@_entries
+@entries_mutator
 def plain_budget(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Leave the kernel so much memory as it just needs, or just not, at the bottom or at the top of RAM."""
     total = sum(end - start for start, end in _ram(case))
-    needs = rng.choice(IMAGE_ENDS) - IMAGE_START + total // 64
+    needs = rng.choice(KERNEL_ENDS) - KERNEL_START + total // 64
     wanted = align_up(needs + rng.choice((0, MIB, 4 * MIB, 16 * MIB, 32 * MIB, 48 * MIB, 96 * MIB)), MIB)
-    image = (0, rng.choice(IMAGE_ENDS))
+    image = (0, rng.choice(KERNEL_ENDS))
     left = max(0, wanted - image[1])
     top = max((end for _, end in _ram(case)), default=GIB)
     plain = (0, image[1] + left) if rng.random() < 0.5 else (top - left, top)
     return _only_plain(entries, [image, plain], rng)
 
 
-@_entries
+@entries_mutator
 def hot_stripes(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Stripe one memory entry: hot and not, or two domains in turn, in sections or odd sizes."""
     large = [(i, entry) for i, entry in _memories(entries) if entry.length >= 4 * PAGE_SIZE]
@@ -255,7 +214,7 @@ def hot_stripes(entries: Entries, case: Case, rng: Random) -> Entries | None:
 # Nodes without memory, without processors
 
 
-@_entries
+@entries_mutator
 def boot_cpu_elsewhere(entries: Entries, case: Case, rng: Random) -> Entries:
     """Put the boot processor in a hot, an empty, an unknown or an impossible domain, or leave it out."""
     kept = [e for e in entries if not (e[0] == raw.PROCESSOR and e[3:4] == b"\0")]
@@ -267,7 +226,7 @@ def boot_cpu_elsewhere(entries: Entries, case: Case, rng: Random) -> Entries:
     return [make(domain, 0, rng.choice((ENABLED, ENABLED, 0))), *kept]
 
 
-@_entries
+@entries_mutator
 def node_without_processors(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Remove the processors of one domain."""
     kinds = (raw.PROCESSOR, raw.X2APIC)
@@ -278,7 +237,7 @@ def node_without_processors(entries: Entries, case: Case, rng: Random) -> Entrie
     return [e for e in entries if e[0] not in kinds or raw.domain(e) != gone]
 
 
-@_entries
+@entries_mutator
 def node_without_memory(entries: Entries, case: Case, rng: Random) -> Entries:
     """Add a domain that has processors, initiators or ports, and no memory or none that is RAM."""
     domain = _new_domain(entries, rng)
@@ -289,14 +248,14 @@ def node_without_memory(entries: Entries, case: Case, rng: Random) -> Entries:
         raw.generic(raw.GENERIC_INITIATOR, domain, 0, 8),
         raw.generic(raw.GENERIC_PORT, domain, 0, 8),
         Memory(domain, align_up(top, SECTION_SIZE), GIB, ENABLED | HOT_PLUGGABLE).encode(),
-        Memory(domain, rng.choice((0, IMAGE_START, 3 * GIB)), 0, ENABLED | HOT_PLUGGABLE).encode(),
+        Memory(domain, rng.choice((0, KERNEL_START, 3 * GIB)), 0, ENABLED | HOT_PLUGGABLE).encode(),
     )
     new = rng.sample(kinds, rng.choice((1, 1, 2, 3)))
     at = rng.choice((0, len(entries), rng.randrange(len(entries) + 1)))
     return [*entries[:at], *new, *entries[at:]]
 
 
-@_entries
+@entries_mutator
 def acpi_initiator(entries: Entries, case: Case, rng: Random) -> Entries:
     """Add a generic initiator or port with an ACPI handle, or with one of no known type."""
     domain = rng.choice((*_domains(entries), _new_domain(entries, rng)))
@@ -308,7 +267,7 @@ def acpi_initiator(entries: Entries, case: Case, rng: Random) -> Entries:
     return entries
 
 
-@_entries
+@entries_mutator
 def same_processor_twice(entries: Entries, case: Case, rng: Random) -> Entries:
     """Name one processor by APIC and by x2APIC ID in two domains."""
     apic_id = rng.choice((0, 1, 254))
@@ -321,7 +280,7 @@ def same_processor_twice(entries: Entries, case: Case, rng: Random) -> Entries:
 # Domains
 
 
-@_entries
+@entries_mutator
 def many_domains(entries: Entries, case: Case, rng: Random) -> Entries | None:
     """Give every entry of memory, cut in many, a domain of its own, as far as the limits go and beyond."""
     found = _covered(entries)
@@ -341,7 +300,7 @@ def many_domains(entries: Entries, case: Case, rng: Random) -> Entries | None:
     return out
 
 
-@_case
+@case_mutator
 def masked_domains_collide(case: Case, rng: Random) -> Case:
     """Set revision 1 and two domains that are one in eight bits."""
     table = case.table(b"SRAT")
@@ -366,7 +325,7 @@ def _with_slit(case: Case, slit: bytes) -> Case:
     return replace(case, tables=(*case.tables, slit)) if old is None else with_table(case, old, slit)
 
 
-@_case
+@case_mutator
 def slit_of_the_domains(case: Case, rng: Random) -> Case:
     """Give the SLIT a row for each domain up to the highest, one more, or one fewer, and odd distances."""
     table = case.table(b"SRAT")
@@ -388,7 +347,7 @@ def slit_of_the_domains(case: Case, rng: Random) -> Case:
     return _with_slit(case, encode_slit(build_slit(rows)))
 
 
-@_table(b"SLIT")
+@table_mutator(b"SLIT")
 def slit_count_wraps(table: bytes, case: Case, rng: Random) -> bytes:
     """Make the locality count one that means something else in 32 bits, or as a signed number."""
     if len(table) < 44 or rng.random() < 0.5:  # rarely: a kernel takes seconds to walk such a table
@@ -402,7 +361,7 @@ def slit_count_wraps(table: bytes, case: Case, rng: Random) -> bytes:
 # The set of tables, and other cases
 
 
-@_case
+@case_mutator
 def repeat_table(case: Case, rng: Random) -> Case:
     """Repeat one table, changed, before or after the first."""
     if not 0 < len(case.tables) <= 4:
@@ -441,7 +400,7 @@ def splice(case: Case, other: Case, rng: Random) -> Case:
     return replace(out, cmdline=other.cmdline) if rng.random() < 0.2 else out
 
 
-@_case
+@case_mutator
 def splice_drawn(case: Case, rng: Random) -> Case:
     """Put in parts of another case, drawn at random."""
     return splice(case, rng.choice(draw_cases(rng.randrange(2), _DONORS)), rng)
@@ -450,7 +409,7 @@ def splice_drawn(case: Case, rng: Random) -> Case:
 # Bytes
 
 
-@_table(b"SRAT")
+@table_mutator(b"SRAT")
 def copy_bytes(table: bytes, case: Case, rng: Random) -> bytes:
     """Copy some bytes of the SRAT over others, or between them."""
     if len(table) <= raw.FIXED_SIZE:
@@ -462,7 +421,7 @@ def copy_bytes(table: bytes, case: Case, rng: Random) -> bytes:
     return raw.keep_header_truth(table, table[:to] + chunk + table[kept:])
 
 
-@_table(b"SRAT")
+@table_mutator(b"SRAT")
 def delete_bytes(table: bytes, case: Case, rng: Random) -> bytes:
     """Delete some bytes of the SRAT's entries."""
     if len(table) <= raw.FIXED_SIZE:
@@ -472,7 +431,7 @@ def delete_bytes(table: bytes, case: Case, rng: Random) -> bytes:
     return raw.keep_header_truth(table, table[:at] + table[at + size :])
 
 
-@_table(b"SRAT")
+@table_mutator(b"SRAT")
 def add_to_field(table: bytes, case: Case, rng: Random) -> bytes:
     """Add a little, or a power of two, to a field of 1 to 8 bytes anywhere in the SRAT's entries."""
     width = rng.choice((1, 2, 4, 8))
@@ -487,7 +446,7 @@ def add_to_field(table: bytes, case: Case, rng: Random) -> bytes:
 # Command line
 
 
-@_case
+@case_mutator
 def option_at_stake(case: Case, rng: Random) -> Case:
     """Cut memory off, or reserve some of it, at an edge of something at stake by the command line."""
     at = _stake(case, rng)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -31,10 +32,15 @@ RESTART: Final = "emergency_restart"
 DEAD: Final = "no_blink"
 """What a panic that does not end calls for ever after its last words: it blinks no LED."""
 
+ALLOCATOR: Final = "memblock_alloc_try_nid"
+"""Gives memblock's memory away, zeroed."""
+_DETOURS = ("__fentry__", "__start_mcount_loc", "__stop_mcount_loc", "__x86_return_thunk")
+_ZEROING = (ALLOCATOR, "memset", "page_offset_base")
+
 _VARIABLES = ("boot_params", "boot_command_line", "command_line", "memblock", "_text")
 _UNWIND = ("unwind_init", "orc_init", "orc_lookup", "lookup_num_blocks")
 _CODE = (START, TABLES, *ENDS, RESTART, DEAD, "early_serial_write", "native_calibrate_cpu_early")
-NAMES: Final = frozenset({*_VARIABLES, *_UNWIND, *_CODE, *printk.SYMBOLS})
+NAMES: Final = frozenset({*_VARIABLES, *_UNWIND, *_CODE, *_ZEROING, *_DETOURS, *printk.SYMBOLS})
 
 _KEPT = "anatomy.json"
 _FORMAT = 4
@@ -158,6 +164,10 @@ def _field(struct_: Struct, name: str) -> int:
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _LOAD = 1
 _ENDBR64 = b"\xf3\x0f\x1e\xfa"
+_ALLOCATOR_SIZE, _BIG = 192, 1 << 16
+_INLINE = re.compile(b"\x31\xc0[\x48\x4c]\x89.[\x48\x4c]\x89.\xf3\xaa", re.DOTALL)
+"""xor %eax,%eax; mov ...,%rdi; mov ...,%rcx; rep stosb"""
+_JMP = b"\xe9"
 _CALL, _NOP5, _RET = b"\xe8", b"\x0f\x1f\x44\x00\x00", b"\xc3"
 
 
@@ -208,6 +218,82 @@ class Patcher:
     def returns(self, name: str, value: int | None = None) -> None:
         """Make a function return at once, with `value` where one is given."""
         self.write(self.body(name), _RET if value is None else b"\xb8" + struct.pack("<I", value) + _RET)
+
+    def zeroes_by(self, port: int, place: int) -> bool:
+        """Let who answers at I/O port `port` zero what memblock gives away; False where the kernel is built
+        in another way.
+
+        Ranges of `_BIG` bytes and more are told by four writes of 32 bits: physical address and size, the low
+        halves first. The kernel zeroes smaller ones, 8 bytes at a time where it takes single ones.
+
+        Args:
+            port: the I/O port.
+            place: virtual address of room for 96 bytes of code.
+        """
+        symbols = self._anatomy.symbols
+        if not symbols.keys() >= {ALLOCATOR, "memset", "page_offset_base"}:
+            return False
+        start = symbols[ALLOCATOR]
+        code = self._at(start, _ALLOCATOR_SIZE)
+        if (inline := _INLINE.search(code)) is not None:
+            at, size, begin, end = inline.start(), len(inline[0]), inline[0][:-2], b""
+        else:
+            calls = (
+                call.start()
+                for call in re.finditer(b"\xe8", code[:-4])
+                if start + call.end() + 4 + struct.unpack_from("<i", code, call.end())[0] == symbols["memset"]
+            )
+            if (found := next(calls, None)) is None:
+                return False
+            # memset(): push %rdi; mov %rdx,%rcx; xor %eax,%eax ... pop %rax
+            at, size, begin, end = found, 5, b"\x57\x48\x89\xd1\x31\xc0", b"\x58"
+        big = b"".join(
+            (
+                b"\x48\x89\xf8",  # mov %rdi,%rax
+                b"\x48\x2b\x05",  # sub page_offset_base(%rip),%rax
+            )
+        )
+        out = b"\xe7" + bytes([port])  # out %eax,$port
+        send = out + b"\x48\xc1\xe8\x20" + out  # shr $32,%rax
+        size_too = b"\x48\x89\xc8" + send  # mov %rcx,%rax
+        told = big + bytes(4) + send + size_too + end + _RET
+        small = b"\x89\xc8\x83\xe0\x07\x48\xc1\xe9\x03\x50\x31\xc0\xf3\x48\xab\x59\xf3\xaa" + end + _RET
+        # mov %ecx,%eax; and $7,%eax; shr $3,%rcx; push %rax; xor %eax,%eax; rep stosq; pop %rcx; rep stosb
+        choose = b"\x48\x81\xf9" + struct.pack("<I", _BIG) + b"\x73" + bytes([len(small)])  # cmp; jae
+        stub = bytearray(begin + choose + small + told)
+        operand = len(begin + choose + small + big)
+        struct.pack_into("<i", stub, operand, symbols["page_offset_base"] - (place + operand + 4))
+        self.write(place, bytes(stub))
+        self.write(start + at, _CALL + struct.pack("<i", place - (start + at + 5)) + b"\x90" * (size - 5))
+        return True
+
+    def straighten(self) -> None:
+        """Take out the calls of __fentry__, and let functions return by themselves, not by a thunk.
+
+        The kernel does so itself once it patches its code, after memory is set up. The code that an oops
+        prints is the only thing that tells.
+        """
+        symbols, image = self._anatomy.symbols, self.image
+        if symbols.keys() >= {*_DETOURS}:
+            start, stop = (symbols[name] for name in _DETOURS[1:3])
+            at, size = self._offset(start), stop - start
+            self._replace(
+                struct.unpack_from(f"<{size // 8}Q", image, at), _CALL, symbols["__fentry__"], _NOP5
+            )
+        if "__x86_return_thunk" in symbols and (sites := elf_sections(bytes(image)).get(".return_sites")):
+            offsets = struct.unpack_from(f"<{sites.size // 4}i", image, sites.offset)
+            returns = [sites.address + 4 * i + offset for i, offset in enumerate(offsets)]
+            self._replace(returns, _JMP, symbols["__x86_return_thunk"], _RET + b"\xcc" * 4)
+
+    def _replace(self, addresses: Sequence[int], opcode: bytes, target: int, by: bytes) -> None:
+        """`by` for every call of or jump to `target` at one of `addresses`."""
+        image = self.image
+        for start, offset, size in self._segments:
+            for address in addresses:
+                if _HIGH_MAP <= start <= address < start + size:
+                    at = offset + address - start
+                    if image[at : at + 5] == opcode + struct.pack("<i", target - (address + 5)):
+                        image[at : at + 5] = by
 
     def write(self, address: int, code: bytes) -> None:
         """Change the image at a virtual address."""

@@ -203,6 +203,8 @@ class Boots:
     def _result(self, case: Case, ran: Ran) -> BootResult | str:
         if ran.console is None:
             return "the log is longer than the kernel's buffer"
+        if "] Code: " in ran.console:
+            return "an oops shows the code it met"
         assert isinstance(case.machine, Q35)  # noqa: S101 (checked by `undeliverable`)
         result = BootResult(
             console=ran.console,

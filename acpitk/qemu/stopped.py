@@ -1,8 +1,9 @@
 """A guest stopped with its kernel about to read the memory map: how a case gets in, and how its log gets out.
 
 What `forkserver` and `snapshot` have in common. The kernel's image is changed so that less of its time goes
-into what no log shows: it prints to no serial port, it is told what its clock runs at, and unwind_init(),
-which indexes tables that depend on the image alone and takes half of a boot, finds its work done.
+into what no log shows: it prints to no serial port, it is told what its clock runs at, its functions neither
+call the tracer nor return by a thunk, and unwind_init(), which indexes tables that depend on the image alone
+and takes half of a boot, finds its work done.
 """
 
 from __future__ import annotations
@@ -60,11 +61,12 @@ def anatomy_for(image: KernelImage) -> Anatomy:
 
 
 def quiet(patcher: Patcher) -> None:
-    """No serial output, and no measuring of the clock.
+    """No serial output, no measuring of the clock, no detours for tracing and speculation.
 
     Raises:
         ToolError: the kernel lacks a function.
     """
+    patcher.straighten()
     patcher.returns("early_serial_write")
     patcher.returns(CLOCK, TSC_KHZ)
 

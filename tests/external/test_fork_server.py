@@ -130,7 +130,7 @@ def test_panics_halts_and_loops_end_and_the_next_case_is_unaffected(image: Kerne
         died = boots.boot(deadly)
         assert died.ended is BootEnd.PANIC
         assert died.outcome().panic
-        assert (died.via, died.rerun) in ((Via.FORK, None), (Via.FRESH, "halted"))
+        assert died.rerun in (None, "halted", "an oops shows the code it met")
         assert _log(boots.boot(CASE)) == _log(before)
         assert before.ended is BootEnd.MARKER
 
@@ -140,7 +140,7 @@ def test_a_copy_that_uses_up_its_time_is_gone(v6_1: KernelImage, qemu_path: Path
     try:
         assert server.run(CASE, cpu=0.002, use=lambda ran: ran.end) is None
         assert server.run(CASE, use=lambda ran: ran.end) == "mem_init"
-        assert 0 < server.spent < 3_000_000
+        assert 0 < server.spent < 1_000_000
     finally:
         server.close()
 

@@ -3,7 +3,7 @@
  * kernel image says so, and forks QEMU for every request. See acpitk/qemu/forkserver.py, its only client.
  *
  * The guest speaks to it by writing to I/O ports BASE + n: n = START stops it for requests, any other n is an
- * end. A request patches guest RAM and lets a copy run to an end, where the client may read guest RAM. Only
+ * end; n = ZERO takes a range to be zeroed. A request patches guest RAM and lets a copy run to an end, where the client may read guest RAM. Only
  * the CPU's thread lives in a copy, so it can go no further than the first interrupt; a halt is an end too.
  *
  * Everything taken from QEMU is an exported function and an opaque pointer; nothing depends on the layout
@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,7 @@
 #include <unistd.h>
 
 #define PAGE 4096UL
-enum { BASE = 0xe8, PORTS = 8, START = 0 };
+enum { BASE = 0xe0, PORTS = 12, START = 0, ZERO = 8 };
 enum { FORK = 1, WARM = 2, SET = 3, READ = 4, SEAL = 5 };       /* requests */
 enum { READY = 1, END = 2, HALTED = 3, GONE = 4, FAILED = 5, HELLO = 6 };  /* answers */
 
@@ -66,6 +67,8 @@ static void *(*qemu_ram_get_host_addr)(void *);
 static uint64_t (*qemu_ram_get_offset)(void *);
 static uint64_t (*qemu_ram_get_used_length)(void *);
 static int (*qemu_ram_foreach_block)(int (*)(void *, void *), void *);
+static void *(*cpu_physical_memory_map)(uint64_t, uint64_t *, bool);
+static void (*cpu_physical_memory_unmap)(void *, uint64_t, bool, uint64_t);
 
 #define SYMBOL(name) { #name, (void **)&name }
 static const struct { const char *name; void **place; } symbols[] = {
@@ -76,7 +79,7 @@ static const struct { const char *name; void **place; } symbols[] = {
     SYMBOL(qemu_file_new_output), SYMBOL(qemu_file_new_input), SYMBOL(qemu_fflush),
     SYMBOL(qio_channel_io_seek), SYMBOL(tb_invalidate_phys_range), SYMBOL(qemu_ram_block_by_name),
     SYMBOL(qemu_ram_get_host_addr), SYMBOL(qemu_ram_get_offset), SYMBOL(qemu_ram_get_used_length),
-    SYMBOL(qemu_ram_foreach_block),
+    SYMBOL(qemu_ram_foreach_block), SYMBOL(cpu_physical_memory_map), SYMBOL(cpu_physical_memory_unmap),
 };
 
 static int client = -1;
@@ -168,6 +171,13 @@ static void keep_ram(void)
     }
 }
 
+/* Huge pages go as a whole, or copies would get none in their place. */
+static void forget(char *from, char *to)
+{
+    if (from < to)
+        madvise(from, to - from, MADV_DONTNEED);
+}
+
 static void restore_ram(void)
 {
     uint64_t pages = ram_size / PAGE, batch[BATCH], used = 0;
@@ -175,6 +185,7 @@ static void restore_ram(void)
         uint64_t n = pages - at < BATCH ? pages - at : BATCH;
         if (populated(at, n, batch))
             fail("/proc/self/pagemap cannot be read");
+        char *from = ram + at * PAGE;
         for (uint64_t i = 0; i < n; i++) {
             char *page = ram + (at + i) * PAGE;
             uint64_t where = ram_offset + (at + i) * PAGE;
@@ -184,12 +195,12 @@ static void restore_ram(void)
                     memcpy(page, before, PAGE);
                     tb_invalidate_phys_range(where, where + PAGE);
                 }
-            } else if (PRESENT(batch[i])) {
-                if (!is_zero(page))
-                    tb_invalidate_phys_range(where, where + PAGE);
-                madvise(page, PAGE, MADV_DONTNEED);
-            }
+                forget(from, page);
+                from = page + PAGE;
+            } else if (PRESENT(batch[i]) && !is_zero(page))
+                tb_invalidate_phys_range(where, where + PAGE);
         }
+        forget(from, ram + (at + n) * PAGE);
     }
 }
 
@@ -339,9 +350,47 @@ static void serve(void *cpu, cpu_data unused)
     }
 }
 
+/* Whole pages are given back to the host, which gives out zeroed ones where they are ever touched. */
+static void zero(uint64_t at, uint64_t size)
+{
+    while (size) {
+        uint64_t room = size;
+        char *start = cpu_physical_memory_map(at, &room, true);
+        if (!start || !room)
+            fail("the guest zeroes what is no RAM");
+        char *first = (char *)(((uintptr_t)start + PAGE - 1) & -PAGE);
+        char *last = (char *)((uintptr_t)(start + room) & -PAGE);
+        if (first >= last || start < ram || start + room > ram + ram_size
+            || madvise(first, last - first, MADV_DONTNEED))
+            memset(start, 0, room);
+        else {
+            memset(start, 0, first - start);
+            memset(last, 0, start + room - last);
+        }
+        cpu_physical_memory_unmap(start, room, true, room);
+        at += room, size -= room;
+    }
+}
+
+/* The words of a range: address and size, the low halves first. */
+static void zero_word(uint32_t value)
+{
+    static uint32_t words[4];
+    static unsigned count;
+    words[count++] = value;
+    if (count < 4)
+        return;
+    count = 0;
+    zero(words[0] | (uint64_t)words[1] << 32, words[2] | (uint64_t)words[3] << 32);
+}
+
 static void port_write(void *unused, uint64_t port, uint64_t value, unsigned size)
 {
-    (void)unused, (void)value, (void)size;
+    (void)unused, (void)size;
+    if (port == ZERO) {
+        zero_word(value);
+        return;
+    }
     if (port == START) {
         if (state == BOOTING)
             async_run_on_cpu(qemu_get_cpu(0), serve, (cpu_data){ 0 });

@@ -28,7 +28,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "iasl": (*_BASE, "tables", "checks"),
     "qemu": (*_VALUES, "klog", "vmlinux"),
     "images": (*_VALUES, "kernel", "qemu"),
-    "oracle": (*_VALUES, "kernel", "klog", "qemu"),
+    "oracle": (*_VALUES, "kernel", "klog", "checks", "qemu"),
     "corpus": (*_VALUES, "checks"),
     "report": (*_VALUES, "kernel", "checks", "crashes"),
     "cli": (

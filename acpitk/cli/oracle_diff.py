@@ -20,6 +20,7 @@ from acpitk.cli.output import emit, emit_json
 from acpitk.corpus import StoredCase, save
 from acpitk.errors import ToolError, UsageError
 from acpitk.fuzz.campaign import Campaign, CampaignResult, Found, Oracle
+from acpitk.fuzz.sweep import sweep
 from acpitk.kernel.boot import boot as model_boot
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case
@@ -41,16 +42,13 @@ class _Pair:
     old: Judge
     new: Judge
 
-    def ahead(self, cases: Sequence[Case]) -> None:
+    def sift(self, cases: Sequence[Case]) -> list[int]:
         self.old.ahead(cases)
         self.new.ahead(cases)
+        return [number for number, case in enumerate(cases) if self.check(case)]
 
     def check(self, case: Case) -> list[Finding]:
         before, after = self.old.report(case), self.new.report(case)
-        if (before.stage, before.state, before.reason, before.counts, before.rows) == (
-            after.stage, after.state, after.reason, after.counts, after.rows
-        ):  # fmt: skip
-            return []
         comparison = compare(self.old.outcome_of(before, case), self.new.outcome_of(after, case))
         found = differences(comparison, severity=Severity.WARNING)
         return [finding for finding in found if finding.id not in SIZED_BY_BUILD]
@@ -74,13 +72,13 @@ def run(
     if not fuzzing:
         raise UsageError("--oracle compares on cases: give one, or --campaign N")
     if old == MODEL:
-        oracle = kernel_oracle(find_oracle(new))
+        oracle, sift = kernel_oracle(build := find_oracle(new)), Judge(build).sift
     else:
         pair = _Pair(Judge(find_oracle(old)), Judge(find_oracle(new)))
-        oracle = Oracle(name=KERNEL, check=pair.check, ahead=pair.ahead)
+        oracle, sift = Oracle(name=KERNEL, check=pair.check), pair.sift
     result, interrupted = CampaignResult(), False
     try:
-        for so_far in replace(campaign, oracles=(oracle,)).run(jobs=jobs):
+        for so_far in sweep(replace(campaign, oracles=(oracle,)), sift, jobs=jobs):
             result = so_far
     except KeyboardInterrupt:
         interrupted = True
@@ -91,8 +89,10 @@ def run(
 
 
 def _one(old: str, new: str, case: Case, as_json: bool) -> int:
-    after, _ = Judge(build := find_oracle(new)).boot(case)
-    before = model_boot(case, POLICIES[build.row]) if old == MODEL else Judge(find_oracle(old)).boot(case)[0]
+    after, _ = Judge(build := find_oracle(new)).logged(case)
+    before = (
+        model_boot(case, POLICIES[build.row]) if old == MODEL else Judge(find_oracle(old)).logged(case)[0]
+    )
     comparison = compare(before, after)
     if as_json:
         emit_json({"schema": 1, "from": old, "to": new} | _document(comparison))
@@ -131,7 +131,8 @@ def _report(
         numbers = {"seed": seed, "iterations": result.done, "seconds": round(result.seconds, 3)}
         emit_json({"schema": 1, "from": old, "to": new, **numbers, "differences": rows})
         return
-    emit(f"{result.done} cases in {result.seconds:.1f} s, seed {seed}: {len(rows)} differences\n")
+    rate = f"{result.done / max(result.seconds, 1e-3):.0f} cases/s"
+    emit(f"{result.done} cases in {result.seconds:.1f} s, {rate}, seed {seed}: {len(rows)} differences\n")
     shown = ((row["count"], f"{row['id']} {row['cause']}", row["confirmed"], row["case"]) for row in rows)
     emit(
         table(f"{old} against {new}, the kernel's own code", ("cases>", "cause", "boots", "saved as"), shown)

@@ -60,7 +60,7 @@ def command(
     document: dict[str, Any] = {}
     if oracle_name is not None:
         judge = Judge(find_oracle(oracle_name))
-        outcome, log = judge.boot(case)
+        outcome, log = judge.logged(case)
         comparison = compare(predict(case, POLICIES[judge.build.row]).outcome, outcome)
         found += differences(comparison)
         document = {"oracle": outcome.to_json() | {"log": log}}

@@ -187,7 +187,7 @@ class Campaign:
                     journal.append(replace(part, seconds=progress.seconds))
                 yield progress.result()
             known = {} if journal is None else journal.minimised()
-            for smaller in _minimised(progress.found, known, workers):
+            for smaller in minimised(progress.found, known, workers):
                 progress.found[smaller.finding.signature] = smaller
                 if journal is not None and smaller.finding.signature not in known:
                     journal.add_minimised(smaller, progress.seconds)
@@ -381,7 +381,8 @@ def _ask(oracle: Oracle, case: Case) -> tuple[list[Finding], frozenset[str]]:
         return [oracle_error(oracle.name, error)], frozenset()
 
 
-def _judgement(oracle: Oracle, case: Case) -> list[Finding]:
+def judgement(oracle: Oracle, case: Case) -> list[Finding]:
+    """What the oracle finds; what it raises is a finding."""
     try:
         return list(oracle.check(case))
     except Exception as error:
@@ -507,7 +508,7 @@ def complexity(case: Case) -> tuple[int, int]:
     return damaged, _size(case)
 
 
-def _minimised(found: Mapping[str, Found], known: Mapping[str, Found], workers: Pool) -> Iterator[Found]:
+def minimised(found: Mapping[str, Found], known: Mapping[str, Found], workers: Pool) -> Iterator[Found]:
     """Every finding with its case made smaller, in signature order; those already `known` as they are."""
     waiting: deque[Found | Pending] = deque()
     for signature in sorted(found):
@@ -530,7 +531,7 @@ def _minimise(campaign: Campaign, found: Found) -> Found:
     signature = found.finding.signature
 
     def judge(case: Case) -> Finding | None:
-        return next((f for f in _judgement(oracle, case) if f.signature == signature), None)
+        return next((f for f in judgement(oracle, case) if f.signature == signature), None)
 
     until = math.inf if oracle.minimise_seconds is None else time.monotonic() + oracle.minimise_seconds
 

@@ -198,11 +198,12 @@ class _Boot:
             self.mb.memory, [node.nid for node in nodes], self.early.max_pfn, self.options, policy
         )
         self.facts["zone_movable_start"] = layout.movable_start
-        if policy.memory_map_after_zones:
-            sparse.populate(self.mb, list(nodes), policy, build)
         online = {node.nid for node in nodes}
         if lost:
             raise srat.KernelPanicError(f"{srat.NULL_POINTER} in subsection_map_init")
+        numa.allocate_offline_node_data(self.numa, self.mb, online)
+        if policy.memory_map_after_zones:
+            sparse.populate(self.mb, list(nodes), policy, build)
         if any(nid not in online for _, _, nid in numa.page_ranges(self.mb.memory)):
             raise srat.KernelPanicError(f"{srat.NULL_POINTER} in memmap_init")
         boot_cpu = self.numa.cpu_nodes.get(0, -1)

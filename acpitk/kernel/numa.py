@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 
 from acpitk.kernel.memblock import HOTPLUG, NO_NID, REGION_ARRAYS, Memblock, Row
-from acpitk.kernel.policy import Coverage, KernelExemption, NodeDataFailure, TrimBounds
+from acpitk.kernel.policy import Coverage, KernelExemption, NodeDataFailure, OfflineNodeData, TrimBounds
 from acpitk.kernel.srat import Blk, KernelPanicError, Numa
 from acpitk.machine import Reserved
 from acpitk.outcome import NodeData, NumaReason
@@ -211,3 +211,21 @@ def allocate_node_data(numa: Numa, mb: Memblock, max_pfn: int) -> list[NodeData]
         else:
             numa.messages.append(f"Cannot find {size} bytes in any node (initial node: {nid})")
     return placed
+
+
+def allocate_offline_node_data(numa: Numa, mb: Memblock, online: set[int]) -> None:
+    """free_area_init(): a pg_data_t for every possible node that has none yet, ascending.
+
+    Raises:
+        KernelPanicError: no memory where the policy panics.
+    """
+    failure = numa.policy.offline_node_data
+    if failure is OfflineNodeData.NONE:
+        return
+    size = numa.build.node_data
+    for nid in sorted(numa.nodes_parsed.union([blk.nid for blk in numa.meminfo]) - online):
+        if mb.allocate_retry(f"NODE_DATA({nid})", size, _CACHE_LINE) or failure is OfflineNodeData.TRIED:
+            continue
+        if failure is OfflineNodeData.PANIC:
+            raise KernelPanicError(f"Cannot allocate {size}B for node {nid}.")
+        raise KernelPanicError(f"alloc_offline_node_data: Failed to allocate {size:#018x} bytes")

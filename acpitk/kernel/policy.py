@@ -66,6 +66,15 @@ class NodeDataFailure(StrEnum):
     PANIC = "panic"
 
 
+class OfflineNodeData(StrEnum):
+    """free_area_init() meets a possible node without a pg_data_t."""
+
+    NONE = "left without"
+    TRIED = "allocated, or left without"
+    PANIC = "allocated, or panic"
+    OR_PANIC = "allocated, or panic by memblock_alloc_or_panic()"
+
+
 class BlockZone(StrEnum):
     """Where the zone of a memory block comes from."""
 
@@ -154,6 +163,13 @@ class KernelPolicy:
             v6_12="alloc_node_data(), mm/numa.c",
         )
     )
+    offline_node_data: OfflineNodeData = field(
+        metadata=_behaviour(
+            "the pg_data_t of a node that is possible and offline",
+            v5_10="free_area_init(), mm/page_alloc.c",
+            v6_12="alloc_offline_node_data(), mm/numa.c",
+        )
+    )
     node_data_elsewhere: bool = field(
         metadata=_behaviour(
             "a node without memory for its own pg_data_t gets it on another node",
@@ -236,6 +252,12 @@ class KernelPolicy:
     movable_past_node_end: bool = field(
         metadata=_behaviour(
             "ZONE_MOVABLE may start past the node's end", **_MOVABLE, seed_2013="patch 7/7 of the set"
+        )
+    )
+    pageless_movable_dropped: bool = field(
+        metadata=_behaviour(
+            "a node without a whole page loses its ZONE_MOVABLE start, which otherwise stays unaligned",
+            **_MOVABLE,
         )
     )
     overlap_rejects: bool = field(
@@ -357,6 +379,7 @@ V6_1 = KernelPolicy(
     mirror_without_mirror=MirrorWithoutMirror.ALL_ABOVE_4G_MOVABLE,
     mirror_cuts_zones=False,
     node_data_failure=NodeDataFailure.NODE_OFFLINE,
+    offline_node_data=OfflineNodeData.TRIED,
     node_data_elsewhere=True,
     unassigned_is_first_node=False,
     first_mib_reserved=True,
@@ -369,6 +392,7 @@ V6_1 = KernelPolicy(
     kernel_exemption=KernelExemption.NODE,
     marks_survive_rejection=False,
     movable_past_node_end=False,
+    pageless_movable_dropped=True,
     overlap_rejects=True,
     holes_swallowed=True,
     allocator_skips_hotplug=True,
@@ -384,6 +408,7 @@ V5_10 = replace(
     name="v5.10",
     source="Debian linux-source-5.10 5.10.223",
     first_mib_reserved=False,
+    offline_node_data=OfflineNodeData.NONE,
     block_zone=BlockZone.SAMPLED,
 )
 
@@ -396,6 +421,7 @@ V6_12 = replace(
     hotplug_start=HotplugStart.PFN_UP,
     mirror_without_mirror=MirrorWithoutMirror.IGNORED,
     node_data_failure=NodeDataFailure.PANIC,
+    offline_node_data=OfflineNodeData.PANIC,
     nodes_need_pages=True,
     unassigned_is_first_node=True,
 )
@@ -407,6 +433,8 @@ V7_3 = replace(
     mirror_cuts_zones=True,
     kernel_reserves_marked=True,
     memory_map_after_zones=True,
+    offline_node_data=OfflineNodeData.OR_PANIC,
+    pageless_movable_dropped=False,
     holes_on_first_node=False,
 )
 

@@ -88,12 +88,16 @@ def _movable_starts(
         if spread is None:
             return {}
         starts = spread
-    aligned = {nid: -(-pfn // MAX_ORDER_PAGES) * MAX_ORDER_PAGES for nid, pfn in starts.items()}
-    return {
-        nid: pfn
-        for nid, pfn in aligned.items()
-        if pfn and nid in spans and (pfn < spans[nid][1] or policy.movable_past_node_end)
-    }
+    aligned = {}
+    for nid, pfn in starts.items():
+        if nid in spans:
+            pfn = -(-pfn // MAX_ORDER_PAGES) * MAX_ORDER_PAGES
+            dropped = pfn >= spans[nid][1] and not policy.movable_past_node_end
+        else:
+            dropped = policy.pageless_movable_dropped
+        if pfn and not dropped:
+            aligned[nid] = pfn
+    return aligned
 
 
 def _spread_kernelcore(

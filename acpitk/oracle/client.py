@@ -15,12 +15,13 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import itemgetter
 from pathlib import Path
 
 from acpitk.errors import ToolError
 from acpitk.kernel.policy import KernelBuild
 from acpitk.machine import Case
-from acpitk.oracle.request import REQUEST_MAX, encode
+from acpitk.oracle.request import MACHINE, REQUEST_MAX, encode
 
 _AREA = 64 << 20
 _START = mmap.PAGESIZE
@@ -28,7 +29,7 @@ _HEADER = struct.Struct("<QQQ")
 _RESPONSE = struct.Struct("<16I")
 _TIMEOUT = 30.0
 """Seconds a batch may take; one case has 2 s of CPU time in the worker."""
-BATCH = 256
+BATCH = 1024
 _DIED = 5
 
 
@@ -104,18 +105,22 @@ class Worker:
         return self._batch([encode(case, self._build, log=log)])[0]
 
     def ask_many(self, cases: Iterable[Case], *, log: bool = False) -> list[Report]:
-        """Many cases, in order."""
-        out: list[Report] = []
+        """Many cases, in order. The worker has those of one machine and command line one after the other."""
+        requests = [encode(case, self._build, log=log) for case in cases]
+        order = sorted(range(len(requests)), key=lambda number: requests[number][MACHINE])
+        reports: list[Report] = []
         pending: list[bytes] = []
         size = 0
-        for case in cases:
-            request = encode(case, self._build, log=log)
+        for number in order:
+            request = requests[number]
             if pending and (size + len(request) > REQUEST_MAX or len(pending) == BATCH):
-                out += self._batch(pending)
+                reports += self._batch(pending)
                 pending, size = [], 0
             pending.append(request)
             size += len(request)
-        return out + self._batch(pending) if pending else out
+        if pending:
+            reports += self._batch(pending)
+        return [report for _, report in sorted(zip(order, reports, strict=True), key=itemgetter(0))]
 
     def _start(self) -> tuple[subprocess.Popen[bytes], mmap.mmap]:
         if self._pid != os.getpid():  # the parent's process is the parent's

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from acpitk import klog
+from acpitk.kernel.boot import boot
+from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case
 from acpitk.oracle.client import Report, Worker
-from acpitk.oracle.outcome import outcome, same
+from acpitk.oracle.outcome import LATER, outcome, same
 from acpitk.oracle.store import OracleBuild
 from acpitk.outcome import Outcome
 
@@ -16,8 +18,6 @@ _ENDLESS = "localities to go through"
 """What the model says where the kernel walks a SLIT for minutes; the oracle is not asked for that."""
 
 _MANY = 1024
-_LATER = "cannot initialize percpu area"
-"""A death that the model foresees after the zones, which the oracle does not get to see."""
 
 
 @dataclass(slots=True)
@@ -50,6 +50,20 @@ class Judge:
         reports = self.worker.ask_many(asked)
         self._reports = {id(case): (case, report) for case, report in zip(asked, reports, strict=True)}
 
+    def sift(self, cases: Sequence[Case]) -> list[int]:
+        """Numbers of the cases in which the kernel may not do what its row of the model says, ascending.
+
+        Those that may take long are not asked about, and are not among them.
+        """
+        policy = POLICIES[self.build.row]
+        asked = [number for number, case in enumerate(cases) if not _large_slit(case)]
+        reports = self.worker.ask_many([cases[number] for number in asked])
+        return [
+            number
+            for number, report in zip(asked, reports, strict=True)
+            if not same(boot(cases[number], policy), report)
+        ]
+
     def report(self, case: Case) -> Report:
         """What the worker says of a case, perhaps already asked."""
         held = self._reports.pop(id(case), None)
@@ -69,7 +83,7 @@ class Judge:
         if same(prediction, report):
             return None
         made = self.outcome_of(report, case)
-        later = made.panic is None and (prediction.panic or "").startswith(_LATER)
+        later = made.panic is None and (prediction.panic or "").startswith(LATER)
         return replace(made, panic=prediction.panic) if later else made
 
     def outcome_of(self, report: Report, case: Case) -> Outcome:
@@ -80,7 +94,7 @@ class Judge:
         made = outcome(report, kernel=self.build.name, cmdline=case.cmdline)
         return replace(made, messages=messages)
 
-    def boot(self, case: Case) -> tuple[Outcome, str]:
+    def logged(self, case: Case) -> tuple[Outcome, str]:
         """The kernel's outcome of one case and its log."""
         report = self.worker.ask(case, log=True)
         return self.outcome_of(report, case), report.log

@@ -21,6 +21,8 @@ TICKS = 500
 """The time limit of a run: 2 s of CPU time."""
 
 _HEADER = struct.Struct("<8I4Q")
+MACHINE = slice(40, 384)
+"""Of a request, the initrd, command line and memory map, or their beginning: what a checkpoint depends on."""
 _E820 = struct.Struct("<QQI")
 _E820_NUMBER = {
     E820Type.USABLE: 1,

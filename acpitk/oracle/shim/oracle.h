@@ -33,10 +33,10 @@ struct oracle_response {
 	o32 size, end;
 	o32 stage; /* 1: NUMA is done, 2: zones are done */
 	o32 state, reason;
-	o32 memory, reserved; /* rows: base, end, nid (or ~0), flags */
+	o32 memory, reserved; /* rows: base, end, nid (or ~0), and of memory flags */
 	o32 node_data; /* rows: nid, start, end, on_nid */
 	o32 movable; /* rows: nid, pfn */
-	o32 zones; /* rows: nid << 8 | zone, start pfn, end pfn, present pages */
+	o32 zones; /* rows: nid << 8 | zone, start pfn, end pfn */
 	o32 pxm; /* rows: pxm, nid */
 	o32 distances; /* side of the matrix, in bytes behind the rows */
 	o32 nodes; /* the highest possible one, plus one */

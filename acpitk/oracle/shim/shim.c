@@ -536,7 +536,7 @@ static int last_node(nodemask_t mask)
 	return last;
 }
 
-static int put_memblock(int which)
+static int put_memblock(int which, int words)
 {
 	int i;
 
@@ -546,7 +546,7 @@ static int put_memblock(int which)
 		o64 row[4] = { region->base, region->base + region->size,
 			       nid < 0 || nid >= MAX_NUMNODES ? ~0UL : nid, region->flags };
 
-		oracle_put(row, sizeof(row));
+		oracle_put(row, 8 * words);
 	}
 	return after_numa_count[which];
 }
@@ -563,8 +563,8 @@ void oracle_kernel_report(void)
 		to->reason = srat_there() ? REASON_NO_MEMORY : REASON_NO_SRAT;
 	if (!seen.stage)
 		return;
-	to->memory = put_memblock(0);
-	to->reserved = put_memblock(1);
+	to->memory = put_memblock(0, 4);
+	to->reserved = put_memblock(1, 3);
 	to->node_data = seen.nodes;
 	for (i = 0; i < seen.nodes; i++)
 		oracle_put(seen.node_data[i], 32);
@@ -579,8 +579,8 @@ void oracle_kernel_report(void)
 		for_each_online_node(nid)
 			for (zone = 0; zone < MAX_NR_ZONES; zone++) {
 				const struct zone *z = NODE_DATA(nid)->node_zones + zone;
-				o64 row[4] = { nid << 8 | zone, z->zone_start_pfn,
-					       z->zone_start_pfn + z->spanned_pages, z->present_pages };
+				o64 row[3] = { nid << 8 | zone, z->zone_start_pfn,
+					       z->zone_start_pfn + z->spanned_pages };
 
 				if (!z->present_pages)
 					continue;

@@ -11,8 +11,10 @@ static int shared_fd;
 
 #define SYS_READ 0
 #define SYS_WRITE 1
+#define SYS_OPEN 2
 #define SYS_MMAP 9
 #define SYS_MPROTECT 10
+#define SYS_PREAD 17
 #define SYS_SIGACTION 13
 #define SYS_MADVISE 28
 #define SYS_SETITIMER 38
@@ -113,21 +115,48 @@ static void put_padded(const void *data, o64 length)
 	oracle_put(zeros, -length & 7);
 }
 
-/* Whole pages back to zero, the rest byte by byte. */
+static void zero(char *at, o64 length)
+{
+	__asm__ volatile("rep stosb" : "+D"(at), "+c"(length) : "a"(0) : "memory");
+}
+
+/* Whole pages back to zero. Few of many were ever touched: those are asked for and written, which spares
+ * giving them back and faulting them in again in the next run. */
+static long pagemap = -1;
+#define ASKED 256
+
+static void zero_pages(char *first, char *last)
+{
+	o64 entries[ASKED];
+
+	if (pagemap < 0 || (o64)(last - first) > 16 * ASKED * PAGE) {
+		call(SYS_MADVISE, (long)first, last - first, 4 /* MADV_DONTNEED */, 0, 0, 0);
+		return;
+	}
+	while (first < last) {
+		long i, pages = (last - first) / PAGE < ASKED ? (last - first) / PAGE : ASKED;
+
+		if (call(SYS_PREAD, pagemap, (long)entries, pages * 8, (o64)first / PAGE * 8, 0, 0) != pages * 8)
+			die(12);
+		for (i = 0; i < pages; i++)
+			if (entries[i] >> 62) /* present or swapped */
+				zero(first + i * PAGE, PAGE);
+		first += pages * PAGE;
+	}
+}
+
 void oracle_clean(void *start, o64 length)
 {
 	char *at = start, *end = at + length;
 	char *first = (char *)(((o64)at + PAGE - 1) & ~(PAGE - 1)), *last = (char *)((o64)end & ~(PAGE - 1));
 
 	if (first >= last) {
-		first = last = end;
-	} else {
-		call(SYS_MADVISE, (long)first, last - first, 4 /* MADV_DONTNEED */, 0, 0, 0);
+		zero(at, length);
+		return;
 	}
-	for (; at < first; at++)
-		*at = 0;
-	for (at = last; at < end; at++)
-		*at = 0;
+	zero(at, first - at);
+	zero_pages(first, last);
+	zero(last, end - last);
 }
 
 /* --- the kernel's string functions; memory that is not touched yet stays so */
@@ -158,6 +187,8 @@ void *memmove(void *to, const void *from, o64 n)
 {
 	if ((o64)to - (o64)from >= n)
 		return memcpy(to, from, n);
+	for (; n >= 8; n -= 8)
+		*(volatile o64 *)((char *)to + n - 8) = *(const o64 *)((const char *)from + n - 8);
 	while (n--)
 		((volatile char *)to)[n] = ((const char *)from)[n];
 	return to;
@@ -329,7 +360,8 @@ static char alternate[65536] __attribute__((aligned(16)));
  * the snapshot, taken where acpi_boot_table_init() is called. What was written to physical memory by then is
  * page tables and ACPI blobs: the former are not read again, the latter are written for every run. */
 
-#define SLOTS 256
+#define SLOTS 1024
+#define WAYS 4
 #define KEY_MAX 8192
 #define PAGES_MAX 4096
 
@@ -365,15 +397,22 @@ static o64 key_of(const struct oracle_request *r, const char **key)
 	return sizeof *r - ((const char *)&r->initrd_start - (const char *)r) + rows;
 }
 
+/* The checkpoint of that key, or one that gives way to it: of four in turn. */
 static struct slot *slot_of(const char *key, o64 length)
 {
+	static o32 turn;
 	o64 hash = length;
+	struct slot *set;
 
 	if (length > KEY_MAX)
 		return 0;
 	for (o64 i = 0; i < length; i += 8)
 		hash = (hash ^ *(const o64 *)(key + i)) * 0x9E3779B97F4A7C15UL, hash ^= hash >> 29;
-	return slots + hash % SLOTS;
+	set = slots + hash % (SLOTS / WAYS) * WAYS;
+	for (int i = 0; i < WAYS; i++)
+		if (set[i].key_length == length && same(set[i].key, key, length / 8))
+			return set + i;
+	return set + turn++ % WAYS;
 }
 
 /* oracle_checkpoint(keep): what is called preserves rbx, rbp and r12-r15, and so does a resumption. */
@@ -426,7 +465,7 @@ static long map(long at, o64 size, int fixed)
 /* What a run left in memory stays for a while: RAM holds anything when a kernel starts, so it reads nothing it
  * did not write, the firmware's tables and what follows them aside; and those are taken out after every run.
  * A new mapping now and then, because page tables that stay behind cost more than pages. */
-#define RUNS_BETWEEN 32
+#define RUNS_BETWEEN 512
 
 static void forget_memory(void)
 {
@@ -530,6 +569,7 @@ void oracle_main(char **stack_top)
 		die(10);
 	if (map(ORACLE_VMEMMAP_BASE, ORACLE_VMEMMAP_SIZE, 1) != (long)ORACLE_VMEMMAP_BASE)
 		die(10);
+	pagemap = call(SYS_OPEN, (long)"/proc/self/pagemap", 0, 0, 0, 0, 0);
 	log_buffer = (char *)map(0, LOG_MAX, 0);
 	slots = (struct slot *)map(0, SLOTS * sizeof(struct slot), 0);
 	if (call(SYS_SIGALTSTACK, (long)&stack, 0, 0, 0, 0, 0))

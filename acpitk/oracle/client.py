@@ -94,6 +94,11 @@ class Worker:
             self._memory.close()
             self._memory = None
 
+    @property
+    def pid(self) -> int:
+        """The process, started if it is not there."""
+        return self._start()[0].pid
+
     def __enter__(self) -> Worker:
         return self
 

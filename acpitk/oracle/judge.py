@@ -46,7 +46,7 @@ class Judge:
 
     def ahead(self, cases: Sequence[Case]) -> None:
         """Ask about all cases at once, those aside that may take long."""
-        asked = [case for case in cases if not _large_slit(case)]
+        asked = [case for case in cases if not large_slit(case)]
         reports = self.worker.ask_many(asked)
         self._reports = {id(case): (case, report) for case, report in zip(asked, reports, strict=True)}
 
@@ -56,7 +56,7 @@ class Judge:
         Those that may take long are not asked about, and are not among them.
         """
         policy = POLICIES[self.build.row]
-        asked = [number for number, case in enumerate(cases) if not _large_slit(case)]
+        asked = [number for number, case in enumerate(cases) if not large_slit(case)]
         reports = self.worker.ask_many([cases[number] for number in asked])
         return [
             number
@@ -104,7 +104,7 @@ def _endless(prediction: Outcome) -> bool:
     return any(_ENDLESS in text for text in prediction.messages)
 
 
-def _large_slit(case: Case) -> bool:
+def large_slit(case: Case) -> bool:
     """Whether the SLIT says it has many localities: the kernel walks their square."""
     slit = case.table(b"SLIT")
     return slit is not None and int.from_bytes(slit[36:44], "little") > _MANY

@@ -26,7 +26,7 @@ def mem(domain: int, start: int, end: int, flags: MemoryFlags = PLAIN) -> Memory
 
 
 def case(
-    *entries: MemoryAffinity, memory: int = GIB, cmdline: str = "movable_node", slit: bool = False
+    *entries: MemoryAffinity | ProcessorAffinity, memory: int = GIB, cmdline: str = "movable_node", slit: bool = False
 ) -> Case:
     cpu = ProcessorAffinity(proximity_domain=0, apic_id=0)
     srat = encode_srat(build_srat((cpu, *entries)))
@@ -36,6 +36,8 @@ def case(
 N0 = mem(0, 0, 512 * MIB)
 N1 = mem(1, 512 * MIB, GIB, HOT)
 ABOVE = 4 * GIB
+
+PROCESSORS = tuple(ProcessorAffinity(proximity_domain=100 + i, apic_id=2 + i) for i in range(20))
 
 DIFFERENT = [
     ("v5.10", "v6.1", "reserved", "first_mib_reserved", case(N0, N1)),
@@ -100,6 +102,20 @@ DIFFERENT = [
             mem(1, 768 * MIB, GIB, HOT),
             cmdline="movable_node kernelcore=mirror",
         ),
+    ),
+    (
+        "v6.1",
+        "v6.12",
+        "panic",
+        "offline_node_data",
+        case(mem(0, 0, 64 * MIB), *PROCESSORS, mem(2, 64 * MIB, GIB, HOT)),
+    ),
+    (
+        "v6.12",
+        "v7.3",
+        "zone_movable_start",
+        "pageless_movable_dropped",
+        case(mem(0, 0, 0x3FFDFC9C), mem(1, 0x3FFDFC9C, GIB, HOT)),
     ),
     ("v6.12", "v7.3", "reserved", "kernel_reserves_marked", case(N0, N1)),
     (

@@ -492,6 +492,12 @@ def _boots(result: CampaignResult) -> int:
     return sum(count for name, count in result.runs.items() if name.startswith(BOOT))
 
 
+def _ways(result: CampaignResult) -> str:
+    """By which ways cases were booted; those that no guest can be given were not."""
+    said = ", ".join(f"{count} {way}" for way, count in sorted(result.ways.items()))
+    return said and f" ({said})"
+
+
 def _document(result: CampaignResult, store: _Store, seed: int) -> dict[str, Any]:
     return {
         "schema": 1,
@@ -499,6 +505,7 @@ def _document(result: CampaignResult, store: _Store, seed: int) -> dict[str, Any
         "iterations": result.done,
         "seconds": round(result.seconds, 3),
         "boots": _boots(result),
+        "boots_via": dict(sorted(result.ways.items())),
         "behaviours": result.behaviours,
         "decisions": result.decisions,
         "pairs": result.pairs,
@@ -529,8 +536,9 @@ def _report(result: CampaignResult, store: _Store, seed: int) -> None:
         for each in ordered
     )
     emit(
-        f"{result.done} cases in {result.seconds:.1f} s ({rate:.0f} a second), {_boots(result)} boots, "
-        f"seed {seed}: {len(ordered)} findings, {result.behaviours} behaviours\n",
+        f"{result.done} cases in {result.seconds:.1f} s ({rate:.0f} a second), "
+        f"{_boots(result)} boots{_ways(result)}, seed {seed}: {len(ordered)} findings, "
+        f"{result.behaviours} behaviours\n",
         table("Findings", ("severity", "cases>", "kernels", "finding", "saved as"), rows),
     )
     if ordered:

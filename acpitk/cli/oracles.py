@@ -82,6 +82,7 @@ def boot_oracle(
         minimise_budget=_BOOT_MINIMISE,
         minimise_seconds=_BOOT_MINIMISE_SECONDS,
         guide=partial(_forecast, image, row),
+        way=partial(_booted_via, row),
     )
 
 
@@ -165,17 +166,27 @@ def _check_boot(
     fate = boot_fate(case, image, row, timeout=timeout, via=via)
     if console is not None:
         write_file(console, fate.console.encode())
-    _last_console[row] = case, fate.console
+    _last_boot[row] = case, fate
     return list(fate.findings)
 
 
-_last_console: dict[str, tuple[Case, str]] = {}
-"""The case each row booted last, and its console: a campaign asks for the behaviour right after."""
+_last_boot: dict[str, tuple[Case, Fate]] = {}
+"""The case each row booted last, and what became of it: a campaign asks about it right after."""
+
+
+def _just_booted(row: str, case: Case) -> Fate | None:
+    last, fate = _last_boot.get(row, (None, None))
+    return fate if last == case else None
 
 
 def _booted_behaviour(row: str, case: Case) -> frozenset[str]:
-    last, console = _last_console.get(row, (None, ""))
-    return console_behaviour(console, kernel=f"boot {row}") if last == case else frozenset()
+    fate = _just_booted(row, case)
+    return frozenset() if fate is None else console_behaviour(fate.console, kernel=f"boot {row}")
+
+
+def _booted_via(row: str, case: Case) -> str | None:
+    fate = _just_booted(row, case)
+    return None if fate is None else fate.via
 
 
 def boot_fate(
@@ -211,6 +222,7 @@ def boot_fate(
         ),
         foretold=tuple(check(case, prediction)),
         console=result.console,
+        via=result.via.value,
     )
 
 

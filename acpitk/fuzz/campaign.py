@@ -51,6 +51,7 @@ class Oracle:
         ahead: told all the cases of a shard that `check` will be asked about, before the first one.
         guide: a cheap forecast of what the judge says. Cases of one forecast are tried first when a case is
             made smaller, without asking the judge; None forecasts nothing.
+        way: names how `check` judged the case, asked right after it; None where it is all the same.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Oracle:
     novel: bool = False
     ahead: Callable[[Sequence[Case]], None] | None = None
     guide: Callable[[Case], str | None] | None = None
+    way: Callable[[Case], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,7 @@ class CampaignResult:
         done: iterations finished; below `Campaign.iterations` the campaign was cut short or goes on.
         seconds: wall time spent.
         runs: how often each oracle was asked, by name.
+        ways: how often each of `Oracle.way` was gone.
         mutators: how often each mutator was applied, by name.
         found: one per signature, in signature order.
         behaviours: how many different ones there were.
@@ -109,6 +112,7 @@ class CampaignResult:
     done: int = 0
     seconds: float = 0.0
     runs: Mapping[str, int] = field(default_factory=dict)
+    ways: Mapping[str, int] = field(default_factory=dict)
     mutators: Mapping[str, int] = field(default_factory=dict)
     found: tuple[Found, ...] = ()
     behaviours: int = 0
@@ -239,7 +243,7 @@ class Part:
 
     Args:
         start, stop: its iterations.
-        runs, mutators: as in `CampaignResult`.
+        runs, mutators, ways: as in `CampaignResult`.
         hits: decision -> cases that led to it.
         signatures: `feedback.signature` of every behaviour there was.
         news: the cases that showed something new.
@@ -258,6 +262,7 @@ class Part:
     counts: Mapping[str, int] = field(default_factory=dict)
     found: tuple[Found, ...] = ()
     seconds: float = 0.0
+    ways: Mapping[str, int] = field(default_factory=dict)
 
 
 class Journal(Protocol):
@@ -284,6 +289,7 @@ class _Progress:
         self._started = time.monotonic()
         self._before = 0.0
         self._runs: Counter[str] = Counter()
+        self._ways: Counter[str] = Counter()
         self._mutators: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._feedback = Feedback(self._bases)
@@ -335,6 +341,7 @@ class _Progress:
         self.done = part.stop
         self._before = max(self._before, part.seconds)
         self._runs.update(part.runs)
+        self._ways.update(part.ways)
         self._mutators.update(part.mutators)
         self._feedback.count(part.hits, part.signatures)
         for news in part.news:
@@ -353,6 +360,7 @@ class _Progress:
             done=self.done,
             seconds=self.seconds,
             runs=dict(self._runs),
+            ways=dict(self._ways),
             mutators=dict(self._mutators),
             found=tuple(replace(each, count=self._counts[name]) for name, each in sorted(self.found.items())),
             behaviours=len(self._feedback.signatures),
@@ -414,6 +422,7 @@ def _unpickled(known: bytes) -> tuple[Known, dict[str, tuple[tuple[int, int], tu
 def _run_shard(campaign: Campaign, shard: Shard) -> Part:
     known, best = _unpickled(shard.known)
     runs: Counter[str] = Counter()
+    ways: Counter[str] = Counter()
     applied: Counter[str] = Counter()
     hits: Counter[str] = Counter()
     counts: Counter[str] = Counter()
@@ -435,6 +444,8 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
             runs[oracle.name] += 1
             judged = sealed(case) if oracle.deliverable else case
             findings, shown = _ask(oracle, judged)
+            if oracle.way is not None and (way := oracle.way(judged)) is not None:
+                ways[way] += 1
             behaviour |= shown
             size = _size(judged) if findings else 0
             for signature, finding in {f.signature: f for f in findings}.items():
@@ -461,6 +472,7 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
         start=shard.start,
         stop=shard.start + len(shard.bases),
         runs=runs,
+        ways=ways,
         mutators=applied,
         hits=hits,
         signatures=tuple(map(feedback.signature, news)),

@@ -39,6 +39,7 @@ class Fate:
         findings: `BOOT-*` and `DIFF-*`.
         foretold: `POL-*`, of the prediction.
         console: the whole log.
+        via: the way it was run, as `qemu.runner.Via` calls it.
     """
 
     kernel: str
@@ -49,6 +50,7 @@ class Fate:
     findings: tuple[Finding, ...]
     foretold: tuple[Finding, ...]
     console: str
+    via: str = "fresh"
 
     @property
     def death(self) -> Crash | None:

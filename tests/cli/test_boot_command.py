@@ -105,7 +105,10 @@ def test_dry_run_names_the_files_it_was_given(here: Path, capsys: pytest.Capture
 def test_fuzz_boots_what_it_is_told_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("fuzz", "--iterations", "20", "--seed", "1", "--boot-every", "10", "--out", "found")
     assert run((*arguments, "--json")) in (0, 1)
-    assert json.loads(capsys.readouterr().out)["boots"] == 2
+    document = json.loads(capsys.readouterr().out)
+    assert (document["boots"], document["boots_via"]) == (2, {"fork": 2})
+    assert run((*arguments[:-1], "again")) in (0, 1)
+    assert ", 2 boots (2 fork), " in " ".join(capsys.readouterr().out.split())
 
 
 def test_replay_boots_a_finding(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -179,7 +179,7 @@ def test_a_case_file_is_the_same_as_its_parts(here: Path, capsys: pytest.Capture
 def test_fuzz_saves_what_replay_reproduces(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = _json(capsys, 1, "fuzz", "--iterations", "100", "--seed", "1", "--out", "found")
     assert (document["schema"], document["seed"], document["iterations"]) == (1, 1, 100)
-    assert document["boots"] == 0
+    assert (document["boots"], document["boots_via"]) == (0, {})
     saved = {Path(finding["case"]) for finding in document["findings"]}
     assert len(saved) == len(document["findings"])
     assert {path.name for path in saved} | {"campaign"} == {p.name for p in (here / "found").iterdir()}

@@ -124,13 +124,20 @@ def test_hostile_tables_reach_the_kernel_as_they_are(image: KernelImage) -> None
 
 def test_panics_halts_and_loops_end_and_the_next_case_is_unaffected(image: KernelImage) -> None:
     stored = {path.name: each.case for path, each in load_corpus(CORPUS).cases}
-    deadly = next(case for name, case in stored.items() if name.startswith("top-page-without-node"))
+    deadly, endless = (
+        next(case for name, case in stored.items() if name.startswith(slug))
+        for slug in ("top-page-without-node", "slit-count-hangs")
+    )
     with Boots(image, via="fork") as boots:
         before = boots.boot(CASE)
         died = boots.boot(deadly)
         assert died.ended is BootEnd.PANIC
         assert died.outcome().panic
         assert died.rerun in (None, "halted", "an oops shows the code it met")
+        assert _log(boots.boot(CASE)) == _log(before)
+        hung = boots.boot(endless, timeout=3)
+        assert (hung.via, hung.rerun, hung.ended) == (Via.FRESH, "time limit", BootEnd.TIMEOUT)
+        assert hung.outcome().panic == "hang"
         assert _log(boots.boot(CASE)) == _log(before)
         assert before.ended is BootEnd.MARKER
 

@@ -17,6 +17,7 @@ _RULES = {
     CrashKind.RESET: "BOOT-RESET",
 }
 _SHOWN_FRAMES = 8
+OUT_OF_MEMORY = "out of memory before init"
 
 
 def crash_findings(found: Iterable[Crash], *, kernel: str, foreseen: str | None) -> list[Finding]:
@@ -32,6 +33,15 @@ def crash_findings(found: Iterable[Crash], *, kernel: str, foreseen: str | None)
     reports = list(found)
     fatal = [crash for crash in reports if crash.fatal]
     return [_finding(crash, kernel, foreseen) for crash in fatal or reports]
+
+
+def short_of_memory(found: Iterable[Crash]) -> tuple[Crash, ...]:
+    """`found`, of a boot short of memory: a panic or a hang of it has one cause, wherever it was.
+
+    Which allocation fails first is chance. A fault keeps its name: code that fails so is at fault itself.
+    """
+    ends = (CrashKind.PANIC, CrashKind.HANG)
+    return tuple(replace(crash, cause=OUT_OF_MEMORY) if crash.kind in ends else crash for crash in found)
 
 
 def _finding(crash: Crash, kernel: str, foreseen: str | None) -> Finding:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from acpitk.checks.behaviour import behaviour, console_behaviour
 from acpitk.checks.catalogue import RULES
-from acpitk.checks.crash import crash_findings
+from acpitk.checks.crash import crash_findings, short_of_memory
 from acpitk.checks.differential import compare, message_class
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
@@ -209,6 +209,8 @@ def boot_fate(
     elif _hangs(reports):  # or the machine is busy
         result = boots.boot(case, timeout=_PATIENCE * timeout, marker=marker)
         reports = crashes(result.console, ended=result.ended.value)
+    if short:
+        reports = short_of_memory(reports)
     outcome = result.to(Marker.ZONES).outcome()
     return Fate(
         kernel=row,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acpitk.checks.crash import crash_findings
+from acpitk.checks.crash import crash_findings, short_of_memory
 from acpitk.checks.finding import Severity
 from acpitk.crashes import Crash, CrashKind, crashes, death
 
@@ -34,6 +34,15 @@ def test_one_cause_has_one_name_on_every_version(name: str, cause: str, kernel: 
     assert crash.trace
     assert crash.lines[0].startswith("BUG: ")
     assert "Kernel panic" not in crash.text
+
+
+def test_running_short_of_memory_is_one_cause_but_a_fault_keeps_its_name() -> None:
+    panic, oops = (short_of_memory(report("late-oom", kernel)) for kernel in ("v6.1", "v7.3"))
+    other = crashes("Kernel panic - not syncing: bio: can't create integrity buf pool\n", ended="panic")
+    hang = crashes("[    0.1] HugeTLB: allocating\n", ended="timeout")
+    causes = [short_of_memory(found)[-1].cause for found in (panic, other, hang)]
+    assert causes == ["out of memory before init"] * 3
+    assert oops == report("late-oom", "v7.3")
 
 
 @pytest.mark.parametrize(

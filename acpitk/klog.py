@@ -88,6 +88,8 @@ _E820_WORDS = {
     "persistent (type 12)": "persistent",
 }
 """Words of 7.3 and of e820_print_type() that `machine.E820Type` has under another name."""
+_MAX_MAPPING = 256 << 10
+"""What early_memremap() maps at most: a longer SRAT is listed and cannot be read."""
 _ACPI_TABLE = re.compile(r"ACPI: ([A-Z0-9_]{4}) 0x([0-9A-F]{16}) ([0-9A-F]{6,8})(?: |$)")
 _BANNER = re.compile(r"Linux version (\S+)")
 _NR_NODE_IDS = re.compile(r"setup_percpu: .* nr_node_ids:(\d+)")
@@ -275,7 +277,10 @@ def _silent_reason(log: list[str]) -> NumaReason:
     cmdline = next((line for line in log if line.startswith("Command line: ")), "")
     if "numa=noacpi" in cmdline.split():
         return NumaReason.TURNED_OFF
-    listed = any((match := _ACPI_TABLE.match(line)) and match[1] == "SRAT" for line in log)
+    listed = any(
+        (match := _ACPI_TABLE.match(line)) and match[1] == "SRAT" and 0 < int(match[3], 16) <= _MAX_MAPPING
+        for line in log
+    )
     return NumaReason.NO_MEMORY_AFFINITY if listed else NumaReason.NO_SRAT
 
 

@@ -26,7 +26,10 @@ def mem(domain: int, start: int, end: int, flags: MemoryFlags = PLAIN) -> Memory
 
 
 def case(
-    *entries: MemoryAffinity | ProcessorAffinity, memory: int = GIB, cmdline: str = "movable_node", slit: bool = False
+    *entries: MemoryAffinity | ProcessorAffinity,
+    memory: int = GIB,
+    cmdline: str = "movable_node",
+    slit: bool = False,
 ) -> Case:
     cpu = ProcessorAffinity(proximity_domain=0, apic_id=0)
     srat = encode_srat(build_srat((cpu, *entries)))

@@ -229,7 +229,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any, Any], Rows]]] = {
     "panic": ("DIFF-PANIC", _panic),
 }
 
-_VARIABLE = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
+_VARIABLE = re.compile(r"(?<==)-\d+|0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 _IN_FUNCTION = re.compile(r" in \w+$|^\w+: (?=failed to allocate )")
 _PREFIX = re.compile(r"^.*?not syncing:\s*")
 

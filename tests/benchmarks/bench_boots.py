@@ -28,17 +28,18 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process, of the children it has waited for, and of guests that still run."""
-    own = os.times()
-    total = own.user + own.system + own.children_user + own.children_system
+    """CPU time of this process, of the children it has waited for, and of all that still runs below it."""
+    rows = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == os.getpid():
-            total += sum(map(int, fields[11:15])) / _TICK
-    return total
+        rows[int(path.parent.name)] = int(fields[1]), sum(map(int, fields[11:15])) / _TICK
+    family = {os.getpid()}
+    while more := {pid for pid, (parent, _) in rows.items() if parent in family} - family:
+        family |= more
+    return sum(spent for pid, (_, spent) in rows.items() if pid in family)
 
 
 def run(boots: Boots, cases: Sequence[Case], jobs: int) -> tuple[float, float]:

@@ -118,7 +118,9 @@ def _before_acpi(
     machine = guest.resolve(()) if isinstance(guest, Q35) else guest
     options = parse_cmdline(cmdline)
     e820 = _ram_map(machine.e820, options, build)
-    max_pfn = max((end for _, end, kind in e820 if kind is E820Type.USABLE), default=0) >> PAGE_SHIFT
+    mapped = max((end for _, end, kind in e820 if kind is E820Type.USABLE), default=0) >> PAGE_SHIFT
+    acpi = (end >> PAGE_SHIFT for _, end, kind in e820 if kind is E820Type.ACPI_DATA)
+    max_pfn = max(mapped, *acpi, mapped) if policy.max_pfn_counts_acpi else mapped
     hotplug_given = options.given(policy.hotplug_option)
     mb = Memblock(
         skips_hotplug=hotplug_given and policy.allocator_skips_hotplug,
@@ -153,7 +155,7 @@ def _before_acpi(
             memblock=mb, max_pfn=max_pfn, owners=(), failed="alloc_low_pages: can not alloc memory"
         )
     owners += [Reserved(page, page + PAGE_SIZE, PAGE_TABLES) for page in pages]
-    mb.current_limit = max_pfn << PAGE_SHIFT
+    mb.current_limit = mapped << PAGE_SHIFT
     owners = _relocate_initrd(mb, owners)
     owners += [Reserved(start, end, what) for what, start, end, _ in mb.log if what in REGION_ARRAYS]
     mb.log.clear()

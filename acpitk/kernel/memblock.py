@@ -36,6 +36,7 @@ class Memblock:
     """
 
     __slots__ = (
+        "arrays",
         "bottom_up",
         "current_limit",
         "log",
@@ -55,6 +56,7 @@ class Memblock:
         self.bottom_up = bottom_up
         self.marks_kernel = marks_kernel
         self.current_limit = _PHYS_MAX
+        self.arrays: dict[str, tuple[int, int]] = {}
         self.log: list[tuple[str, int, int, int]] = []
 
     def copy(self) -> Memblock:
@@ -65,6 +67,7 @@ class Memblock:
         other.memory, other.reserved = self.memory[:], self.reserved[:]
         other.memory_max, other.reserved_max = self.memory_max, self.reserved_max
         other.current_limit = self.current_limit
+        other.arrays = self.arrays.copy()
         other.log = self.log[:]
         return other
 
@@ -83,7 +86,7 @@ class Memblock:
 
     def free(self, start: int, end: int) -> None:
         """memblock_phys_free()."""
-        self.reserved = [
+        self.reserved[:] = [
             part
             for row in self.reserved
             for part in (
@@ -273,8 +276,7 @@ class Memblock:
             if not at:
                 return False
             self.memory_max *= 2
-            self.reserve(at, at + size)
-            self.log.append((MEMORY_ARRAY, at, at + size, NO_NID))
+            self._move(MEMORY_ARRAY, at, at + size)
         return True
 
     def _isolate_reserved_room(self, start: int, end: int) -> bool:
@@ -288,9 +290,16 @@ class Memblock:
         if not at:
             return False
         self.reserved_max *= 2
-        _add(self.reserved, at, at + size)
-        self.log.append((RESERVED_ARRAY, at, at + size, NO_NID))
+        self._move(RESERVED_ARRAY, at, at + size)
         return True
+
+    def _move(self, array: str, start: int, end: int) -> None:
+        """The end of memblock_double_array(): the array taken before is freed, the new one reserved."""
+        if array in self.arrays:
+            self.free(*self.arrays[array])
+        self.arrays[array] = start, end
+        self.reserve(start, end, flags=RSRV_KERN if self.marks_kernel else 0)
+        self.log.append((array, start, end, NO_NID))
 
 
 def _merged(rows: list[Row]) -> list[Row]:

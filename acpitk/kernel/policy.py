@@ -192,6 +192,13 @@ class KernelPolicy:
             v6_1="reserve_real_mode(), arch/x86/realmode/init.c",
         )
     )
+    max_pfn_counts_acpi: bool = field(
+        metadata=_behaviour(
+            "ACPI data at the end of the memory map counts as RAM for max_pfn",
+            v5_10="e820_end_pfn(), arch/x86/kernel/e820.c",
+            v6_12="e820__end_ram_pfn(), arch/x86/kernel/e820.c",
+        )
+    )
     kernel_reserves_marked: bool = field(
         metadata=_behaviour(
             "allocations, kernel image and initrd are reserved as RSRV_KERN, allocations with their node",
@@ -393,6 +400,7 @@ V6_1 = KernelPolicy(
     marks_survive_rejection=False,
     movable_past_node_end=False,
     pageless_movable_dropped=True,
+    max_pfn_counts_acpi=False,
     overlap_rejects=True,
     holes_swallowed=True,
     allocator_skips_hotplug=True,
@@ -423,6 +431,7 @@ V6_12 = replace(
     node_data_failure=NodeDataFailure.PANIC,
     offline_node_data=OfflineNodeData.PANIC,
     nodes_need_pages=True,
+    max_pfn_counts_acpi=True,
     unassigned_is_first_node=True,
 )
 

@@ -58,6 +58,13 @@ DIFFERENT = [
         ),
     ),
     ("v6.1", "v6.12", "reserved", "trim_bounds", case(N0, N1)),
+    (
+        "v6.1",
+        "v6.12",
+        "zone_movable_start",
+        "max_pfn_counts_acpi",
+        case(N0, mem(1, 512 * MIB, GIB), cmdline="movablecore=512M memmap=1M#0x100400000"),
+    ),
     ("v6.1", "v6.12", "numa", "coverage", case(N0, mem(1, 513 * MIB, GIB))),
     (
         "v6.1",

@@ -33,6 +33,7 @@ def test_the_changelog_of_five_years() -> None:
         *("trim_bounds", "coverage", "hotplug_start", "mirror_without_mirror", "mirror_cuts_zones"),
         *("node_data_failure", "first_mib_reserved", "kernel_reserves_marked", "nodes_need_pages"),
         *("unassigned_is_first_node", "offline_node_data", "pageless_movable_dropped"),
+        "max_pfn_counts_acpi",
         *("memory_map_after_zones", "block_zone", "holes_on_first_node"),
     }
     assert set(changes) == expected

@@ -438,3 +438,12 @@ def test_plain_memory_of_the_image_and_little_more(kernel: str, left: int, panic
     )
     case = Case(machine=Q35(GIB), tables=(table_bytes,), cmdline="movable_node")
     assert predict(case, POLICIES[kernel]).outcome.panic == panic
+
+
+def test_an_array_of_regions_that_is_outgrown_is_freed() -> None:
+    pages = [mem(page % 2, (256 + page) << 12, (257 + page) << 12) for page in range(400)]
+    grown = run(srat(mem(0, 0, MIB), *pages, mem(0, (256 + 400) << 12, GIB)), cmdline="")
+    first, last = [a for a in grown.allocations if a.purpose == "memblock.memory array"]
+    reserved = grown.outcome.reserved or ()
+    assert any(r.start <= last.start and r.end >= last.end for r in reserved)
+    assert not any(r.start <= first.start and r.end >= first.end for r in reserved)

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from acpitk.errors import ToolError
 from acpitk.iasl import find_iasl
 from acpitk.qemu.image import cache_dir, find_kernel
 
-settings.register_profile("acpitk", deadline=None, derandomize="CI" in os.environ)
+settings.register_profile(
+    "acpitk",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.nested_given],  # a mutator draws donors, once, with hypothesis
+)
 settings.load_profile("acpitk")
 os.environ.setdefault("ACPITK_CACHE", str(cache_dir()))  # a test may move HOME
 REQUIRED_KERNELS = ("v6.1", "v7.3")

@@ -120,7 +120,7 @@ def _before_acpi(
     e820 = _ram_map(machine.e820, options, build)
     mapped = max((end for _, end, kind in e820 if kind is E820Type.USABLE), default=0) >> PAGE_SHIFT
     acpi = (end >> PAGE_SHIFT for _, end, kind in e820 if kind is E820Type.ACPI_DATA)
-    max_pfn = max(mapped, *acpi, mapped) if policy.max_pfn_counts_acpi else mapped
+    max_pfn = max([mapped, *acpi]) if policy.max_pfn_counts_acpi else mapped
     hotplug_given = options.given(policy.hotplug_option)
     mb = Memblock(
         skips_hotplug=hotplug_given and policy.allocator_skips_hotplug,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -75,3 +76,34 @@ def _missing(what: str, reason: str) -> NoReturn:
     if what and what in os.environ.get("ACPITK_REQUIRE", "").split(","):
         pytest.fail(f"ACPITK_REQUIRE names {what}, and it is missing: {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def running_in() -> Callable[[int], list[int]]:
+    """The processes of a session but for zombies (which a container's first process may keep)."""
+
+    def running(session: int) -> list[int]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, _, _, theirs = path.read_text().rpartition(")")[2].split()[:4]
+            except OSError:
+                continue
+            if int(theirs) == session and state not in "ZX":
+                found.append(int(path.parent.name))
+        return found
+
+    return running
+
+
+@pytest.fixture(scope="session")
+def all_ended(running_in: Callable[[int], list[int]]) -> Callable[[int], bool]:
+    """Whether nothing of a session runs, or is gone within 10 s."""
+
+    def ended(session: int) -> bool:
+        deadline = time.monotonic() + 10
+        while running_in(session) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not running_in(session)
+
+    return ended

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import struct
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -29,6 +27,7 @@ from acpitk.qemu.firmware import Handover, Write
 from acpitk.qemu.guest_memory import ReadRam
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.initramfs import padded
+from acpitk.qemu.process import Process
 from acpitk.qemu.stopped import (
     CLOCK,
     HALTED,
@@ -117,21 +116,14 @@ class _Channel:
         try:
             os.write(helper, build_helper())
             with tempfile.TemporaryFile() as errors:
-                self._process = subprocess.Popen(
+                self._process = Process(
                     argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
+                    fds=[helper, theirs.fileno(), *fds],
                     stderr=errors,
-                    pass_fds=[helper, theirs.fileno(), *fds],
-                    env=os.environ
-                    | {"LD_PRELOAD": f"/proc/self/fd/{helper}", "ACPITK_FORK_FD": str(theirs.fileno())},
-                    start_new_session=True,
+                    env={"LD_PRELOAD": f"/proc/self/fd/{helper}", "ACPITK_FORK_FD": str(theirs.fileno())},
                 )
                 self._errors = os.dup(errors.fileno())
-        except OSError as error:
-            self._socket.close()
-            raise ToolError(f"{argv[0]} does not start: {error.strerror}") from None
-        except ToolError:
+        except BaseException:
             self._socket.close()
             raise
         finally:
@@ -147,9 +139,7 @@ class _Channel:
     def close(self) -> None:
         """End QEMU and every copy; nothing of them is left."""
         self._socket.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.end()
         with contextlib.suppress(OSError):
             os.close(self._errors)
         self._errors = -1
@@ -157,6 +147,7 @@ class _Channel:
     def abandon(self) -> None:
         """Close what was inherited, and nothing else."""
         self._socket.close()
+        self._process.abandon()
 
     @property
     def pid(self) -> int:

@@ -37,6 +37,7 @@ from acpitk.qemu.gdb import Debugger
 from acpitk.qemu.guest_memory import GuestMemory, observe
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.initramfs import padded
+from acpitk.qemu.process import Process
 from acpitk.ranges import MIB
 
 PROGRAM = "qemu-system-x86_64"
@@ -306,23 +307,13 @@ def _run(
     reached = _reached(marker)
     output, deadline = bytearray(), time.monotonic() + timeout
     with tempfile.TemporaryFile() as errors, _pipe() as (reader, writer):
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=writer,
-                stderr=errors,
-                pass_fds=fds,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ToolError(f"{argv[0]} does not start: {error.strerror}") from None
+        process = Process(argv, fds=fds, stdout=writer, stderr=errors)
         try:
             if meanwhile is not None:
-                meanwhile(lambda: process.poll() is None and not stop.is_set())
+                meanwhile(lambda: process.runs() and not stop.is_set())
             line, died, ended = 0, False, None
             while ended is None:
-                exited = process.poll() is not None
+                exited = not process.runs()
                 chunk = _read(reader)
                 output += chunk
                 if match := reached.search(output, line):
@@ -340,9 +331,7 @@ def _run(
                 if ended is None:
                     time.sleep(_POLL)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            status = process.wait()
+            status = process.end()
         errors.seek(0)
         complaint = errors.read(4096).decode(errors="replace").strip()
     if not output and status not in (0, -signal.SIGKILL):

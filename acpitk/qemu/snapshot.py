@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import signal
 import socket
 import struct
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +26,7 @@ from acpitk.qemu.firmware import Handover
 from acpitk.qemu.gdb import Debugger
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.initramfs import padded
+from acpitk.qemu.process import Process
 from acpitk.qemu.stopped import (
     CLOCK,
     GuestLostError,
@@ -41,8 +40,6 @@ from acpitk.qemu.stopped import (
 from acpitk.ranges import align_down, align_up
 
 T = TypeVar("T")
-_WATCHED = '("$@" </dev/null; kill -9 "$$") & read -r _; kill -9 0'
-"""A shell that runs its arguments; both end with its standard input, which is this process's to hold."""
 CASE_S = 10.0
 """Seconds a case may take, many times what most take."""
 _START_S = 60.0
@@ -91,18 +88,11 @@ class Snapshot:
             )
             argv[argv.index("-serial") + 1] = "null"
             with tempfile.TemporaryFile() as errors:
-                self._process = subprocess.Popen(
-                    ["/bin/sh", "-c", _WATCHED, "sh", *argv],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=errors,
-                    pass_fds=[*files, theirs.fileno()],
-                    start_new_session=True,
-                )
-        except OSError as error:
+                self._process = Process(argv, fds=[*files, theirs.fileno()], stderr=errors)
+        except BaseException:
             ours.close()
             os.close(self._ram)
-            raise ToolError(f"{qemu} does not start: {error.strerror}") from None
+            raise
         finally:
             os.close(files[0])
             os.close(files[1])
@@ -118,10 +108,7 @@ class Snapshot:
     def close(self) -> None:
         """End it; nothing of it is left."""
         self._socket.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._closed_input()
+        self._process.end()
         self._memory.close()
         with contextlib.suppress(OSError):
             os.close(self._ram)
@@ -130,12 +117,8 @@ class Snapshot:
     def abandon(self) -> None:
         """Let go of it in a process that only inherited it."""
         self._socket.close()
-        self._closed_input()
+        self._process.abandon()
         self._memory.close()
-
-    def _closed_input(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
 
     @property
     def pid(self) -> int:
@@ -252,7 +235,7 @@ class Snapshot:
         return self._memory[offset : offset + size]
 
     def _alive(self) -> bool:
-        return self._process.poll() is None
+        return self._process.runs()
 
 
 class _SlowError(Exception):

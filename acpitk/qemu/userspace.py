@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ from acpitk.qemu.argv import qemu_argv
 from acpitk.qemu.compiled import compiled
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.initramfs import Entry, archive
+from acpitk.qemu.process import Process
 from acpitk.qemu.runner import find_qemu
 
 SOURCE = Path(__file__).with_name("guest") / "init.c"
@@ -294,24 +294,12 @@ def running(
 
         guest = Guest(keyboard, files, monitor, text)
         guest.stop, guest.deadline = stop or guest.stop, time.monotonic() + timeout
+        process = Process(argv, fds=fds, stdin=stdin, stdout=console, stderr=errors)
         try:
-            process = subprocess.Popen(
-                argv,
-                stdin=stdin,
-                stdout=console,
-                stderr=errors,
-                pass_fds=fds,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ToolError(f"{argv[0]} does not start: {error.strerror}") from None
-        try:
-            guest.alive = lambda: process.poll() is None
+            guest.alive = process.runs
             yield guest
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            status = process.wait()
+            status = process.end()
             if status not in (0, -signal.SIGKILL) and not text():
                 said = os.pread(errors, 4096, 0).decode(errors="replace").strip()
                 raise ToolError(f"{argv[0]} ended with status {status} before the guest ran: {said}")

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -186,30 +185,19 @@ while True:
 
 
 @pytest.mark.parametrize("via", ["fork", "snapshot"])
-def test_nothing_outlives_a_killed_host(v6_1: KernelImage, via: str) -> None:
+def test_nothing_outlives_a_killed_host(
+    v6_1: KernelImage,
+    via: str,
+    running_in: Callable[[int], list[int]],
+    all_ended: Callable[[int], bool],
+) -> None:
     host = subprocess.Popen([sys.executable, "-c", _HOST, via], stdout=subprocess.PIPE, text=True)
     assert host.stdout is not None
     with host:
         session = int(host.stdout.readline())
-        assert _running(session)
+        assert running_in(session)
         host.kill()
-    deadline = time.monotonic() + 10
-    while _running(session) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _running(session)
-
-
-def _running(session: int) -> list[int]:
-    """Processes of a session that are not zombies (of which a container's first process may keep some)."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, theirs = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(theirs) == session and state not in "ZX":
-            found.append(int(path.parent.name))
-    return found
+    assert all_ended(session)
 
 
 def test_without_a_compiler_the_next_way_is_taken_and_said_once(

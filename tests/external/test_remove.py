@@ -116,7 +116,11 @@ def test_a_kernel_that_never_reaches_userspace_is_an_outcome(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_guest_too(
-    number: signal.Signals, tmp_path: Path, qemu_path: Path, kernel_image: Callable[[str], Path]
+    number: signal.Signals,
+    tmp_path: Path,
+    qemu_path: Path,
+    kernel_image: Callable[[str], Path],
+    all_ended: Callable[[int], bool],
 ) -> None:
     kernel_image("v6.1")
     (tmp_path / "case.json").write_text(json.dumps(CASES["hot node"].to_json()))
@@ -133,4 +137,4 @@ def test_a_signal_ends_the_guest_too(
     process.send_signal(number)
     assert process.wait(timeout=30) == 128 + number
     assert guests
-    assert not [guest for guest in guests if Path(f"/proc/{guest}").exists()]
+    assert all(all_ended(int(guest)) for guest in guests)

@@ -9,7 +9,7 @@ from typing import Any
 from acpitk.kernel import hotplug, numa, sparse, srat, zones
 from acpitk.kernel.cmdline import CommandLine, parse_cmdline
 from acpitk.kernel.early import EarlyState, early_state
-from acpitk.kernel.memblock import FLAG_NAMES, NO_NID, Row
+from acpitk.kernel.memblock import FLAG_NAMES, NO_NID, KernelPanicError, Row
 from acpitk.kernel.policy import BUILDS, HotplugMarks, KernelBuild, KernelPolicy
 from acpitk.kernel.prediction import Allocation, Prediction
 from acpitk.machine import Case, Machine, Reserved
@@ -75,10 +75,10 @@ class _Boot:
     def run(self) -> Prediction:
         try:
             if self.early.failed:
-                raise srat.KernelPanicError(self.early.failed)
+                raise KernelPanicError(self.early.failed)
             self._numa()
             self._zones()
-        except srat.KernelPanicError as panic:
+        except KernelPanicError as panic:
             self.facts["panic"] = str(panic)
         return Prediction(
             outcome=Outcome(
@@ -200,12 +200,12 @@ class _Boot:
         self.facts["zone_movable_start"] = layout.movable_start
         online = {node.nid for node in nodes}
         if lost:
-            raise srat.KernelPanicError(f"{srat.NULL_POINTER} in subsection_map_init")
+            raise KernelPanicError(f"{srat.NULL_POINTER} in subsection_map_init")
         numa.allocate_offline_node_data(self.numa, self.mb, online)
         if policy.memory_map_after_zones:
             sparse.populate(self.mb, list(nodes), policy, build)
         if any(nid not in online for _, _, nid in numa.page_ranges(self.mb.memory)):
-            raise srat.KernelPanicError(f"{srat.NULL_POINTER} in memmap_init")
+            raise KernelPanicError(f"{srat.NULL_POINTER} in memmap_init")
         boot_cpu = self.numa.cpu_nodes.get(0, -1)
         sparse.percpu(self.mb, boot_cpu if boot_cpu in online else min(online, default=0))
         self.facts["zones"] = layout.zones
@@ -227,7 +227,7 @@ class _Boot:
 def _regions(rows: list[Row]) -> tuple[Region, ...]:
     return tuple(
         [
-            Region(start, end, None if nid == NO_NID else nid, _flag_names(flags) if flags else ())
+            Region(start, end, None if nid < 0 else nid, _flag_names(flags) if flags else ())
             for start, end, nid, flags in rows
         ]
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from acpitk.kernel.memblock import Memblock
+from acpitk.kernel.memblock import KernelPanicError, Memblock
 from acpitk.kernel.policy import HotplugMarks, KernelBuild, KernelPolicy
 from acpitk.kernel.prediction import EntryUse, EntryVerdict
 from acpitk.outcome import NumaReason
@@ -35,10 +35,6 @@ _SLIT_ENDLESS = 1 << 31
 
 
 NULL_POINTER = "BUG: kernel NULL pointer dereference"
-
-
-class KernelPanicError(Exception):
-    """The modelled kernel dies here."""
 
 
 @dataclass(slots=True)

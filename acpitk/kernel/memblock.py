@@ -144,12 +144,15 @@ class Memblock:
 
     def reset_nodes(self, *, keep_marks: bool) -> None:
         """What numa_init() does before an attempt: no nodes, no hotplug marks."""
-        if self._isolate_room() and any(row[2] != NO_NID for row in self.memory):
-            self.memory = _merged([(s, e, NO_NID, f) for s, e, _, f in self.memory])
-        if self._isolate_reserved_room(0, _PHYS_MAX) and any(row[2] != NO_NID for row in self.reserved):
-            self.reserved = _merged([(s, e, NO_NID, f) for s, e, _, f in self.reserved])
-        if not keep_marks and self._isolate_room() and any(row[3] & HOTPLUG for row in self.memory):
-            self.memory = _merged([(s, e, n, f & ~HOTPLUG) for s, e, n, f in self.memory])
+        if self._isolate_room():
+            self.memory = _without_nodes(self.memory)
+        if self._isolate_reserved_room(0, _PHYS_MAX):
+            self.reserved = _without_nodes(self.reserved)
+        if not keep_marks and self._isolate_room():
+            for _, _, _, flags in self.memory:
+                if flags & HOTPLUG:
+                    self.memory = _merged([(s, e, nid, f & ~HOTPLUG) for s, e, nid, f in self.memory])
+                    break
 
     def is_region_memory(self, start: int, end: int) -> bool:
         """memblock_is_region_memory(): one region holds all of [start, end)."""
@@ -339,6 +342,13 @@ def _merged(rows: list[Row]) -> list[Row]:
                 continue
         out.append(row)
     return out
+
+
+def _without_nodes(rows: list[Row]) -> list[Row]:
+    for _, _, nid, _ in rows:
+        if nid != NO_NID:
+            return _merged([(start, end, NO_NID, flags) for start, end, _, flags in rows])
+    return rows
 
 
 def _add(rows: list[Row], start: int, end: int, nid: int = NO_NID, flags: int = 0) -> None:

@@ -313,9 +313,7 @@ def _slit_valid(data: bytes, side: int) -> bool:
         if at + side > len(data):
             return False
         line = data[at : at + side]
-        if line[row] != LOCAL_DISTANCE:
-            return False
-        if any(value <= LOCAL_DISTANCE for column, value in enumerate(line) if column != row):
+        if line[row] != LOCAL_DISTANCE or line.count(LOCAL_DISTANCE) > 1 or min(line) < LOCAL_DISTANCE:
             return False
         at += side
     return True

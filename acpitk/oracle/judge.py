@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from acpitk import klog
-from acpitk.kernel.boot import boot
+from acpitk.kernel.boot import zones_of
 from acpitk.kernel.memblock import ARRAYS_OVERLAP
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case
@@ -62,7 +62,7 @@ class Judge:
         return [
             number
             for number, report in zip(asked, reports, strict=True)
-            if not same(prediction := boot(cases[number], policy), report) and not _open_ended(prediction)
+            if not same(prediction := zones_of(cases[number], policy), report) and not _open_ended(prediction)
         ]
 
     def report(self, case: Case) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import tarfile
 import tempfile
@@ -60,10 +61,36 @@ class OracleBuild:
 
 
 def list_oracles() -> tuple[OracleBuild, ...]:
-    """The builds there are, by name."""
+    """The builds that can be used, by name."""
+    return tuple(build for name in oracle_names() if (build := _stored(name)) is not None)
+
+
+def oracle_names() -> tuple[str, ...]:
+    """What was built, builds of other versions of acpitk among it."""
     root = _root()
-    names = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return tuple(build for name in names if (build := _stored(name)) is not None)
+    found = (path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else ()
+    return tuple(sorted(filter(_NAME.fullmatch, found)))
+
+
+def remedy(name: str) -> str:
+    """The command that builds that oracle."""
+    tree = "acpitk oracle build --source TREE"
+    return f"acpitk oracle build {name}" if name in SUITES else f"{tree} --name {shlex.quote(name)}"
+
+
+def verify_oracle(build: OracleBuild) -> None:
+    """Compare the worker's checksum with the one it was built with.
+
+    Raises:
+        ToolError: it is missing or is not what was built.
+    """
+    try:
+        wanted = json.loads((build.path.parent / "meta.json").read_text())["sha256"]
+        found = hashlib.sha256(build.path.read_bytes()).hexdigest()
+    except (OSError, ValueError, KeyError) as error:
+        raise ToolError(f"{build.path}: {getattr(error, 'strerror', None) or 'no checksum'}") from None
+    if found != wanted:
+        raise ToolError(f"{build.path} is damaged: its checksum is not that of the build")
 
 
 def find_oracle(name: str) -> OracleBuild:
@@ -77,9 +104,8 @@ def find_oracle(name: str) -> OracleBuild:
         raise UsageError(f"{name!r} is no name of an oracle")
     if (build := _stored(name)) is not None:
         return build
-    how = f"acpitk oracle build {name}" if name in SUITES else "acpitk oracle build --source TREE"
     state = "was built by another version of acpitk" if (_root() / name).exists() else "is not built"
-    raise ToolError(f"oracle {name} {state}: run: {how}")
+    raise ToolError(f"oracle {name} {state}: run: {remedy(name)}")
 
 
 def build_packaged(name: str, *, progress: Say = lambda _: None) -> OracleBuild:

@@ -29,6 +29,12 @@ _NEEDED = re.compile(
 """Files of a source tree that files of the oracle may include, and they themselves."""
 _UTSRELEASE = re.compile(r'#define UTS_RELEASE "([^"]+)"')
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}")
+_PREPARED = (
+    "include/generated/asm-offsets.h", "include/generated/utsrelease.h",
+    "arch/x86/include/generated/uapi/asm",
+)  # fmt: skip
+_OPTIONS = ("CONFIG_X86_64", "CONFIG_NUMA", "CONFIG_ACPI_NUMA", "CONFIG_SPARSEMEM_VMEMMAP")
+"""Without these there is nothing to ask."""
 Say = Callable[[str], None]
 
 
@@ -134,11 +140,31 @@ def build_tree(source: Path, headers: Sequence[Path], name: str | None, *, progr
         UsageError: a name that no build can have, or a kernel older than the model.
     """
     tree = Tree(source=source.resolve(), headers=tuple(path.resolve() for path in headers))
-    release = _release(check_tree(tree))
+    configured = check_tree(tree)
+    check_prepared(configured)
+    release = _release(configured)
     name = name or release
     if not _NAME.fullmatch(name) or name in SUITES:
         raise UsageError(f"--name {name!r}: use letters, digits and .+-_, and none of {', '.join(SUITES)}")
     return _build(name, tree, nearest_policy(release), progress)
+
+
+def check_prepared(headers: Path) -> None:
+    """That the configuration has NUMA in it and `make prepare` came to its end.
+
+    Raises:
+        ToolError: what is missing, and how to get it.
+    """
+    for name in _PREPARED:
+        if not (headers / name).exists():
+            raise ToolError(f"{headers} has no {name}: run: make -C {headers} prepare")
+    autoconf = headers / "include/generated/autoconf.h"
+    try:
+        on = re.findall(r"^#define (CONFIG_\w+) 1$", autoconf.read_text(), re.MULTILINE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolError(f"{autoconf}: {getattr(error, 'strerror', None) or 'is not text'}") from None
+    if off := [name for name in _OPTIONS if name not in on]:
+        raise ToolError(f"{headers} is configured without {', '.join(off)}: turn it on, and run make prepare")
 
 
 def _unpack(name: str, release: str, root: Path, progress: Say) -> Tree:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case, E820Entry, E820Type, Machine, Reserved
 from acpitk.oracle.client import End
 from acpitk.oracle.judge import Judge, large_slit
-from acpitk.oracle.store import OracleBuild, build_packaged, find_oracle
+from acpitk.oracle.store import OracleBuild, _unpack, build_packaged, build_tree, find_oracle
+from acpitk.qemu.image import find_kernel
 from acpitk.ranges import MIB, PAGE_SIZE
 from acpitk.tables.srat import MemoryAffinity, MemoryFlags, build_srat, encode_srat
 
@@ -157,3 +159,22 @@ def test_boots_confirm_where_two_kernels_differ(
         assert row["minimised"]
     # No boot prints distances: they are vouched for by what differs besides.
     assert {row["confirmed"] == "confirmed" for row in found if row["id"] == "DIFF-DISTANCES"} <= {False}
+
+
+@pytest.mark.kernel("v6.1")
+def test_a_tree_that_was_prepared_in_place(
+    kernel_image: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of Debian's packages, laid together as `make prepare` leaves a clone."""
+    release = find_kernel("v6.1").version
+    if "kernel" not in os.environ.get("ACPITK_REQUIRE", ""):
+        pytest.skip("downloads a kernel's source")
+    kernel_image("v6.1")
+    tree = _unpack("v6.1", release, tmp_path, print)
+    (headers,) = tree.headers
+    for name in ("include", "arch"):
+        shutil.copytree(headers / name, tree.source / name, dirs_exist_ok=True)
+    monkeypatch.setenv("ACPITK_CACHE", str(tmp_path / "cache"))
+    built = build_tree(tree.source, (), "mine", progress=print)
+    assert (built.name, built.release, built.row) == ("mine", release, "v6.1")
+    assert built.gated >= 6

@@ -228,6 +228,8 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any, Any], Rows]]] = {
     "blocks": ("DIFF-BLOCKS", _block_rows),
     "panic": ("DIFF-PANIC", _panic),
 }
+RULE_FIELDS: Mapping[str, str] = {rule: name for name, (rule, _) in _FIELDS.items()}
+"""`DIFF-*` rule -> the field it is about."""
 
 _VARIABLE = re.compile(r"(?<==)-\d+|0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 _IN_FUNCTION = re.compile(r" in \w+$|^\w+: (?=failed to allocate )")

@@ -23,6 +23,7 @@ from acpitk.iasl import find_iasl
 from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
+from acpitk.oracle.store import list_oracles, oracle_names, remedy, verify_oracle
 from acpitk.outcome import NumaState
 from acpitk.qemu.boots import tried
 from acpitk.qemu.host import kvm_problem, program_version
@@ -116,6 +117,7 @@ def _checks() -> Iterator[Check]:
     )
     yield _tool("browser", _browser, "only to look at HTML reports; Debian: apt install chromium")
     yield from _kernels()
+    yield from _oracles()
     yield from _ways()
     yield _cache()
 
@@ -223,6 +225,31 @@ def _kernels() -> Iterator[Check]:
         else:
             detail = f"{image.version}, checksum right, {image.path}"
             yield Check(name=f"kernel {name}", status=Status.OK, detail=detail)
+
+
+def _oracles() -> Iterator[Check]:
+    """Each oracle that was built, and whether it is still the one to use."""
+    usable = {build.name: build for build in list_oracles()}
+    kernels = {image.name: image.version for image in list_kernels()}
+    for name in oracle_names():
+        status, build, fix = Status.OK, usable.get(name), remedy(name)
+        try:
+            if build is not None:
+                verify_oracle(build)
+        except ToolError as error:
+            status, detail = Status.BROKEN, str(error)
+        else:
+            if build is None:
+                status, detail = Status.NOTE, "stale: built by another version of acpitk"
+            elif (fetched := kernels.get(name, build.release)) != build.release:
+                status, detail = (
+                    Status.NOTE,
+                    f"stale: of {build.release}, and the fetched kernel is {fetched}",
+                )
+            else:
+                gate = f"{build.gated} recorded boots repeated" if build.gated else "no boots recorded of it"
+                detail, fix = f"{build.release}, compared with row {build.row}, {gate}, {build.path}", ""
+        yield Check(name=f"oracle {name}", status=status, detail=detail, fix=fix)
 
 
 def _ways() -> Iterator[Check]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from acpitk.checks.differential import Comparison, compare
+from acpitk.checks.differential import RULE_FIELDS, Comparison, Verdict, compare
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
 from acpitk.cli.inputs import find_image
@@ -26,7 +26,6 @@ from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case
 from acpitk.oracle.judge import Judge, large_slit
 from acpitk.oracle.store import find_oracle
-from acpitk.outcome import Outcome
 from acpitk.qemu.argv import undeliverable
 from acpitk.qemu.image import SUITES
 from acpitk.qemu.runner import boot
@@ -82,7 +81,7 @@ def run(
             result = so_far
     except KeyboardInterrupt:
         interrupted = True
-    _report(old, new, result, campaign.seed, out, timeout, as_json)
+    _report(old, new, oracle, result, campaign.seed, out, timeout, as_json)
     if interrupted:
         raise KeyboardInterrupt
     return int(bool(result.found))
@@ -109,7 +108,14 @@ def _document(comparison: Comparison) -> dict[str, Any]:
 
 
 def _report(
-    old: str, new: str, result: CampaignResult, seed: int, out: Path, timeout: float, as_json: bool
+    old: str,
+    new: str,
+    oracle: Oracle,
+    result: CampaignResult,
+    seed: int,
+    out: Path,
+    timeout: float,
+    as_json: bool,
 ) -> None:
     rows = []
     for found in sorted(result.found, key=lambda each: -each.count):
@@ -121,7 +127,7 @@ def _report(
                 "count": found.count,
                 "case": str(path),
                 "minimised": found.minimised,
-                "confirmed": _confirmed(old, new, found, timeout),
+                "confirmed": _confirmed(old, new, oracle, found, timeout),
                 "expected": found.finding.expected,
                 "actual": found.finding.actual,
                 "replay": f"acpitk diff --oracle {old} {new} {shlex.quote(str(path))}",
@@ -141,8 +147,8 @@ def _report(
         emit(Text(printable(f"See one: {rows[0]['replay']}")))
 
 
-def _confirmed(old: str, new: str, found: Found, timeout: float) -> str:
-    """Whether real boots differ, too: in the same field."""
+def _confirmed(old: str, new: str, oracle: Oracle, found: Found, timeout: float) -> str:
+    """Whether real boots differ in the same field, too; of one they do not show, in what it comes with."""
     names = [name for name in (old, new) if name != MODEL]
     if not set(names) <= SUITES.keys() or undeliverable(found.case):
         return "not bootable"
@@ -152,11 +158,14 @@ def _confirmed(old: str, new: str, found: Found, timeout: float) -> str:
         return str(error)
     if old == MODEL:
         outcomes.insert(0, model_boot(found.case, POLICIES[find_oracle(new).row]))
-    return "confirmed" if _shows(outcomes[0], outcomes[1], found.finding.id) else "not confirmed"
-
-
-def _shows(before: Outcome, after: Outcome, rule: str) -> bool:
-    return any(finding.id == rule for finding in differences(compare(before, after)))
+    comparison, rule = compare(*outcomes), found.finding.id
+    shown = {finding.id for finding in differences(comparison)}
+    if rule in shown:
+        return "confirmed"
+    if comparison.fields[RULE_FIELDS[rule]] is not Verdict.NOT_OBSERVED:
+        return "not confirmed"
+    along = sorted(shown & {finding.id for finding in oracle.check(found.case)})
+    return f"confirmed in {', '.join(along)}" if along else "not seen by boots"
 
 
 def _save(out: Path, found: Found, old: str, new: str, seed: int) -> Path:

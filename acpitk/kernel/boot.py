@@ -9,11 +9,11 @@ from typing import Any
 from acpitk.kernel import hotplug, numa, sparse, srat, zones
 from acpitk.kernel.cmdline import CommandLine, parse_cmdline
 from acpitk.kernel.early import EarlyState, early_state
-from acpitk.kernel.memblock import FLAG_NAMES, NO_NID, Row
+from acpitk.kernel.memblock import FLAG_NAMES, NO_NID, KernelPanicError, Row
 from acpitk.kernel.policy import BUILDS, HotplugMarks, KernelBuild, KernelPolicy
 from acpitk.kernel.prediction import Allocation, Prediction
 from acpitk.machine import Case, Machine, Reserved
-from acpitk.outcome import NodeData, NumaReason, NumaState, Outcome, Region
+from acpitk.outcome import Block, NodeData, NumaReason, NumaState, Outcome, Region, Zone
 from acpitk.ranges import GIB, MIB
 
 DISTANCE_TABLE = "distance table"
@@ -26,12 +26,21 @@ def boot(case: Case, policy: KernelPolicy, build: KernelBuild | None = None) -> 
     return predict(case, policy, build).outcome
 
 
+def zones_of(case: Case, policy: KernelPolicy) -> Outcome:
+    """The outcome up to the zones: without memory blocks, and without what fails after that."""
+    return _prepared(case, policy, None).to_zones()
+
+
 def predict(case: Case, policy: KernelPolicy, build: KernelBuild | None = None) -> Prediction:
     """The outcome of booting `case`, and why.
 
     Args:
         build: what compiling fixed; the Debian cloud kernel of the policy's version when None.
     """
+    return _prepared(case, policy, build).run()
+
+
+def _prepared(case: Case, policy: KernelPolicy, build: KernelBuild | None) -> _Boot:
     build = build or BUILDS[policy.name]
     options = parse_cmdline(case.cmdline)
     machine = case.resolved()
@@ -44,7 +53,7 @@ def predict(case: Case, policy: KernelPolicy, build: KernelBuild | None = None) 
     state = srat.Numa(
         policy=policy, build=build, numa_off=options.numa_off, srat_disabled=options.srat_disabled
     )
-    return _Boot(case, machine, options, early, state).run()
+    return _Boot(case, machine, options, early, state)
 
 
 def following(case: Case, machine: Machine, table: bytes) -> bytes:
@@ -72,21 +81,23 @@ class _Boot:
         self.kernel_nodes: Mapping[int, tuple[str, ...]] = {}
         self.facts: dict[str, Any] = {}
 
+    def to_zones(self) -> Outcome:
+        try:
+            self.facts["zones"] = self._zones()
+        except KernelPanicError as panic:
+            self.facts["panic"] = str(panic)
+        return self._outcome()
+
     def run(self) -> Prediction:
         try:
-            if self.early.failed:
-                raise srat.KernelPanicError(self.early.failed)
-            self._numa()
-            self._zones()
-        except srat.KernelPanicError as panic:
+            laid_out = self._zones()
+            self._percpu()
+            self.facts["zones"] = laid_out
+            self.facts["blocks"] = self._blocks(laid_out)
+        except KernelPanicError as panic:
             self.facts["panic"] = str(panic)
         return Prediction(
-            outcome=Outcome(
-                source="model",
-                kernel=self.numa.policy.name,
-                messages=tuple(self.numa.messages),
-                **self.facts,
-            ),
+            outcome=self._outcome(),
             owners=tuple(self.owners),
             entries=tuple(self.numa.entries),
             kernel_nodes=self.kernel_nodes,
@@ -98,6 +109,14 @@ class _Boot:
             ),
             skips_hotplug=self.mb.skips_hotplug,
             bottom_up=self.bottom_up,
+        )
+
+    def _outcome(self) -> Outcome:
+        return Outcome(
+            source="model",
+            kernel=self.numa.policy.name,
+            messages=tuple(self.numa.messages),
+            **self.facts,
         )
 
     def _numa(self) -> None:
@@ -186,8 +205,11 @@ class _Boot:
             ]
         )
 
-    def _zones(self) -> None:
-        """free_area_init() and sparse_init(), in the order of the version."""
+    def _zones(self) -> tuple[Zone, ...]:
+        """setup_arch() from the SRAT on, free_area_init() and sparse_init(), in the order of the version."""
+        if self.early.failed:
+            raise KernelPanicError(self.early.failed)
+        self._numa()
         nodes: tuple[NodeData, ...] = self.facts["node_data"]
         policy, build = self.numa.policy, self.numa.build
         self._crash_kernel(self.options.crashkernel)
@@ -200,20 +222,25 @@ class _Boot:
         self.facts["zone_movable_start"] = layout.movable_start
         online = {node.nid for node in nodes}
         if lost:
-            raise srat.KernelPanicError(f"{srat.NULL_POINTER} in subsection_map_init")
+            raise KernelPanicError(f"{srat.NULL_POINTER} in subsection_map_init")
         numa.allocate_offline_node_data(self.numa, self.mb, online)
         if policy.memory_map_after_zones:
             sparse.populate(self.mb, list(nodes), policy, build)
         if any(nid not in online for _, _, nid in numa.page_ranges(self.mb.memory)):
-            raise srat.KernelPanicError(f"{srat.NULL_POINTER} in memmap_init")
+            raise KernelPanicError(f"{srat.NULL_POINTER} in memmap_init")
+        return layout.zones
+
+    def _percpu(self) -> None:
+        online = {node.nid for node in self.facts["node_data"]}
         boot_cpu = self.numa.cpu_nodes.get(0, -1)
         sparse.percpu(self.mb, boot_cpu if boot_cpu in online else min(online, default=0))
-        self.facts["zones"] = layout.zones
-        self.facts["blocks"] = hotplug.memory_blocks(
+
+    def _blocks(self, laid_out: tuple[Zone, ...]) -> tuple[Block, ...]:
+        return hotplug.memory_blocks(
             self.mb,
-            layout.zones,
+            laid_out,
             self.early.max_pfn,
-            policy,
+            self.numa.policy,
             hypervisor=not isinstance(self.case.machine, Machine),
         )
 
@@ -227,7 +254,7 @@ class _Boot:
 def _regions(rows: list[Row]) -> tuple[Region, ...]:
     return tuple(
         [
-            Region(start, end, None if nid == NO_NID else nid, _flag_names(flags) if flags else ())
+            Region(start, end, None if nid < 0 else nid, _flag_names(flags) if flags else ())
             for start, end, nid, flags in rows
         ]
     )

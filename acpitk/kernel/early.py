@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from acpitk.kernel.cmdline import CommandLine, parse_cmdline
-from acpitk.kernel.memblock import NO_NID, REGION_ARRAYS, RSRV_KERN, Memblock
+from acpitk.kernel.memblock import MAX_NID, NO_NID, REGION_ARRAYS, RSRV_KERN, Memblock
 from acpitk.kernel.policy import KernelBuild, KernelExemption, KernelPolicy
 from acpitk.machine import (
     ACPI_TABLES,
@@ -126,6 +126,7 @@ def _before_acpi(
         skips_hotplug=hotplug_given and policy.allocator_skips_hotplug,
         bottom_up=hotplug_given and policy.bottom_up_until_srat,
         marks_kernel=policy.kernel_reserves_marked,
+        no_nid=MAX_NID if policy.late_reserves_apart else NO_NID,
     )
     for start, end, kind in e820:
         if kind is E820Type.USABLE:

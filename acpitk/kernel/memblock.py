@@ -12,17 +12,27 @@ from collections.abc import Iterator
 from acpitk.ranges import PAGE_SIZE, align_up
 
 NO_NID = -1
+MAX_NID = -2
+"""Also a region without a node: MAX_NUMNODES, which does not join with NUMA_NO_NODE."""
 HOTPLUG = 0x1
 MIRROR = 0x2
 RSRV_KERN = 0x20
 MEMORY_ARRAY, RESERVED_ARRAY = REGION_ARRAYS = "memblock.memory array", "memblock.reserved array"
 """What the allocator calls the arrays it takes for its own regions."""
+ARRAYS_OVERLAP = "memblock.memory array and memblock.reserved array overlap"
+"""What the kernel does then follows from stray writes: the model ends there."""
+_NO_ROOM = "kernel BUG at mm/memblock.c:501!"
+"""The line is 6.12's; lines are not compared."""
 FLAG_NAMES = {HOTPLUG: "hotplug", MIRROR: "mirror"}
 
 Row = tuple[int, int, int, int]
 INIT_REGIONS = 128
 _REGION_BYTES = 24
 _PHYS_MAX = (1 << 64) - 1
+
+
+class KernelPanicError(Exception):
+    """The modelled kernel dies here."""
 
 
 class Memblock:
@@ -32,6 +42,7 @@ class Memblock:
         skips_hotplug: marked regions are passed over (movable_node is enabled).
         bottom_up: allocate from the lowest address.
         marks_kernel: allocations carry RSRV_KERN and the node they were asked for.
+        no_nid: the node of what is reserved without one.
         current_limit: exclusive upper bound of allocations, bytes.
     """
 
@@ -43,18 +54,22 @@ class Memblock:
         "marks_kernel",
         "memory",
         "memory_max",
+        "no_nid",
         "reserved",
         "reserved_max",
         "skips_hotplug",
     )
 
-    def __init__(self, *, skips_hotplug: bool, bottom_up: bool, marks_kernel: bool) -> None:
+    def __init__(
+        self, *, skips_hotplug: bool, bottom_up: bool, marks_kernel: bool, no_nid: int = NO_NID
+    ) -> None:
         self.memory: list[Row] = []
         self.reserved: list[Row] = []
         self.memory_max = self.reserved_max = INIT_REGIONS
         self.skips_hotplug = skips_hotplug
         self.bottom_up = bottom_up
         self.marks_kernel = marks_kernel
+        self.no_nid = no_nid
         self.current_limit = _PHYS_MAX
         self.arrays: dict[str, tuple[int, int]] = {}
         self.log: list[tuple[str, int, int, int]] = []
@@ -62,7 +77,10 @@ class Memblock:
     def copy(self) -> Memblock:
         """An independent copy."""
         other = Memblock(
-            skips_hotplug=self.skips_hotplug, bottom_up=self.bottom_up, marks_kernel=self.marks_kernel
+            skips_hotplug=self.skips_hotplug,
+            bottom_up=self.bottom_up,
+            marks_kernel=self.marks_kernel,
+            no_nid=self.no_nid,
         )
         other.memory, other.reserved = self.memory[:], self.reserved[:]
         other.memory_max, other.reserved_max = self.memory_max, self.reserved_max
@@ -75,17 +93,21 @@ class Memblock:
         """memblock_add()."""
         _add(self.memory, start, end)
 
-    def reserve(self, start: int, end: int, nid: int = NO_NID, flags: int = 0) -> None:
-        """memblock_reserve(): only the gaps between regions already there are filled."""
+    def reserve(self, start: int, end: int, nid: int = NO_NID, flags: int = 0) -> bool:
+        """memblock_reserve(): gaps between regions already there are filled; False without room for that."""
         rows = self.reserved
         if len(rows) * 2 + 1 >= self.reserved_max:
-            while len(rows) + 1 + _overlapped(rows, start, end) > self.reserved_max:
+            gaps = sum(1 for _ in self._gaps(start, end))
+            while len(rows) + gaps > self.reserved_max:
                 if not self._grow_reserved(start, end):
-                    return
-        _add(rows, start, end, nid, flags)
+                    return False
+        _add(rows, start, end, self.no_nid if nid == NO_NID else nid, flags)
+        return True
 
     def free(self, start: int, end: int) -> None:
-        """memblock_phys_free()."""
+        """memblock_phys_free(), which needs room to split a region even where it splits none."""
+        if start >= end or not self._isolate_reserved_room(start, end):
+            return
         self.reserved[:] = [
             part
             for row in self.reserved
@@ -122,17 +144,15 @@ class Memblock:
 
     def reset_nodes(self, *, keep_marks: bool) -> None:
         """What numa_init() does before an attempt: no nodes, no hotplug marks."""
-        kept = ~0 if keep_marks else ~HOTPLUG
-        for _, _, nid, flags in self.memory:
-            if nid != NO_NID or flags & kept != flags:
-                if self._isolate_room():
-                    self.memory = _merged([(s, e, NO_NID, f & kept) for s, e, _, f in self.memory])
-                break
-        for _, _, nid, _ in self.reserved:
-            if nid != NO_NID:
-                if self._isolate_reserved_room(0, _PHYS_MAX):
-                    self.reserved = _merged([(s, e, NO_NID, f) for s, e, _, f in self.reserved])
-                break
+        if self._isolate_room():
+            self.memory = _without_nodes(self.memory)
+        if self._isolate_reserved_room(0, _PHYS_MAX):
+            self.reserved = _without_nodes(self.reserved)
+        if not keep_marks and self._isolate_room():
+            for _, _, _, flags in self.memory:
+                if flags & HOTPLUG:
+                    self.memory = _merged([(s, e, nid, f & ~HOTPLUG) for s, e, nid, f in self.memory])
+                    break
 
     def is_region_memory(self, start: int, end: int) -> bool:
         """memblock_is_region_memory(): one region holds all of [start, end)."""
@@ -209,14 +229,12 @@ class Memblock:
         while taken < count:
             for low, wanted in ((start, nid), (start, NO_NID), (0, nid), (0, NO_NID)):
                 at, floor = self._highest(size, size, max(low, PAGE_SIZE), self.current_limit, wanted)
-                if at:
+                here = min(count - taken, 1 + (at - floor) // size)
+                first = at - (here - 1) * size
+                if at and self._take(first, at + size, wanted):
                     break
             else:
                 break
-            here = min(count - taken, 1 + (at - floor) // size)
-            first = at - (here - 1) * size
-            flags = RSRV_KERN if self.marks_kernel else 0
-            self.reserve(first, at + size, wanted if self.marks_kernel else NO_NID, flags)
             self.log.append((purpose, first, at + size, nid))
             taken += here
         return taken
@@ -233,17 +251,18 @@ class Memblock:
         exact: bool = False,
     ) -> int:
         """memblock_alloc_range_nid(): the node first, then any unless `exact`. 0 where nothing fits."""
-        got = nid
-        found = self.find(size, align, start, end, nid)
-        if not found and nid != NO_NID and not exact:
-            found, got = self.find(size, align, start, end, NO_NID), NO_NID
-        if found:
-            if self.marks_kernel:
-                self.reserve(found, found + size, got, RSRV_KERN)
-            else:
-                self.reserve(found, found + size)
-            self.log.append((purpose, found, found + size, nid))
-        return found
+        for wanted in (nid,) if nid == NO_NID or exact else (nid, NO_NID):
+            found = self.find(size, align, start, end, wanted)
+            if found and self._take(found, found + size, wanted):
+                self.log.append((purpose, found, found + size, nid))
+                return found
+        return 0
+
+    def _take(self, start: int, end: int, nid: int) -> bool:
+        """Reserve what was found for an allocation on `nid`."""
+        if self.marks_kernel:
+            return self.reserve(start, end, nid, RSRV_KERN)
+        return self.reserve(start, end)
 
     def allocate_retry(
         self, purpose: str, size: int, align: int, *, start: int = 0, nid: int = NO_NID, exact: bool = False
@@ -294,11 +313,20 @@ class Memblock:
         return True
 
     def _move(self, array: str, start: int, end: int) -> None:
-        """The end of memblock_double_array(): the array taken before is freed, the new one reserved."""
+        """The end of memblock_double_array(): the array taken before is freed, the new one reserved.
+
+        Raises:
+            KernelPanicError: memblock.reserved is full, or freeing made it grow into the new array, which is
+                not reserved yet.
+        """
         if array in self.arrays:
             self.free(*self.arrays[array])
         self.arrays[array] = start, end
-        self.reserve(start, end, flags=RSRV_KERN if self.marks_kernel else 0)
+        low, high = self.arrays.get(RESERVED_ARRAY, (0, 0))
+        if array == MEMORY_ARRAY and low < end and high > start:
+            raise KernelPanicError(ARRAYS_OVERLAP)
+        if not self.reserve(start, end, flags=RSRV_KERN if self.marks_kernel else 0):
+            raise KernelPanicError(_NO_ROOM)
         self.log.append((array, start, end, NO_NID))
 
 
@@ -316,8 +344,11 @@ def _merged(rows: list[Row]) -> list[Row]:
     return out
 
 
-def _overlapped(rows: list[Row], start: int, end: int) -> int:
-    return sum(1 for row in rows if row[0] < end and row[1] > start)
+def _without_nodes(rows: list[Row]) -> list[Row]:
+    for _, _, nid, _ in rows:
+        if nid != NO_NID:
+            return _merged([(start, end, NO_NID, flags) for start, end, _, flags in rows])
+    return rows
 
 
 def _add(rows: list[Row], start: int, end: int, nid: int = NO_NID, flags: int = 0) -> None:

@@ -9,9 +9,9 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
 
-from acpitk.kernel.memblock import HOTPLUG, NO_NID, REGION_ARRAYS, Memblock, Row
+from acpitk.kernel.memblock import HOTPLUG, NO_NID, REGION_ARRAYS, KernelPanicError, Memblock, Row
 from acpitk.kernel.policy import Coverage, KernelExemption, NodeDataFailure, OfflineNodeData, TrimBounds
-from acpitk.kernel.srat import Blk, KernelPanicError, Numa
+from acpitk.kernel.srat import Blk, Numa
 from acpitk.machine import Reserved
 from acpitk.outcome import NodeData, NumaReason
 from acpitk.ranges import MIB, PAGE_SHIFT, PAGE_SIZE
@@ -133,7 +133,7 @@ def _clear_kernel_nodes(numa: Numa, mb: Memblock, owners: list[Reserved]) -> dic
     """numa_clear_kernel_node_hotplug()."""
     for blk in numa.meminfo:
         mb.set_reserved_node(blk.start, blk.end, blk.nid)
-    kernel_nodes = {row[2] for row in mb.reserved if row[2] != NO_NID}
+    kernel_nodes = {row[2] for row in mb.reserved if row[2] >= 0}
     if not any(row[3] & HOTPLUG for row in mb.memory):
         return {}
     marked = {row[2] for row in mb.memory if row[3] & HOTPLUG}

@@ -205,6 +205,14 @@ class KernelPolicy:
             v5_10="memblock_alloc_range_nid(), mm/memblock.c",
         )
     )
+    late_reserves_apart: bool = field(
+        metadata=_behaviour(
+            "what is reserved once nodes were reset does not join what was before, both without a node",
+            v5_10=f"numa_init(), {_X86_NUMA}",
+            v6_12=f"numa_memblks_init(), {_MEMBLKS}",
+            v7_3="__memblock_reserve(), mm/memblock.c",
+        )
+    )
     nodes_need_pages: bool = field(
         metadata=_behaviour(
             "a node comes online only with whole pages in memblock, not with bytes in numa_meminfo",
@@ -391,6 +399,7 @@ V6_1 = KernelPolicy(
     unassigned_is_first_node=False,
     first_mib_reserved=True,
     kernel_reserves_marked=False,
+    late_reserves_apart=False,
     nodes_need_pages=False,
     memory_map_after_zones=False,
     hotplug_option="movable_node",
@@ -431,6 +440,7 @@ V6_12 = replace(
     node_data_failure=NodeDataFailure.PANIC,
     offline_node_data=OfflineNodeData.PANIC,
     nodes_need_pages=True,
+    late_reserves_apart=True,
     max_pfn_counts_acpi=True,
     unassigned_is_first_node=True,
 )
@@ -441,6 +451,7 @@ V7_3 = replace(
     source="Debian linux-source-7.3 7.3.4",
     mirror_cuts_zones=True,
     kernel_reserves_marked=True,
+    late_reserves_apart=False,
     memory_map_after_zones=True,
     offline_node_data=OfflineNodeData.OR_PANIC,
     pageless_movable_dropped=False,

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from acpitk.kernel.memblock import Memblock
+from acpitk.kernel.memblock import KernelPanicError, Memblock
 from acpitk.kernel.numa import page_ranges
 from acpitk.kernel.policy import KernelBuild, KernelPolicy
-from acpitk.kernel.srat import KernelPanicError
 from acpitk.outcome import NodeData
 from acpitk.ranges import GIB, MIB, PAGE_SHIFT, PAGE_SIZE, SECTION_SIZE
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from acpitk.kernel.memblock import Memblock
+from acpitk.kernel.memblock import KernelPanicError, Memblock
 from acpitk.kernel.policy import HotplugMarks, KernelBuild, KernelPolicy
 from acpitk.kernel.prediction import EntryUse, EntryVerdict
 from acpitk.outcome import NumaReason
@@ -35,10 +35,6 @@ _SLIT_ENDLESS = 1 << 31
 
 
 NULL_POINTER = "BUG: kernel NULL pointer dereference"
-
-
-class KernelPanicError(Exception):
-    """The modelled kernel dies here."""
 
 
 @dataclass(slots=True)
@@ -317,9 +313,7 @@ def _slit_valid(data: bytes, side: int) -> bool:
         if at + side > len(data):
             return False
         line = data[at : at + side]
-        if line[row] != LOCAL_DISTANCE:
-            return False
-        if any(value <= LOCAL_DISTANCE for column, value in enumerate(line) if column != row):
+        if line[row] != LOCAL_DISTANCE or line.count(LOCAL_DISTANCE) > 1 or min(line) < LOCAL_DISTANCE:
             return False
         at += side
     return True

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from acpitk import klog
-from acpitk.kernel.boot import boot
+from acpitk.kernel.boot import zones_of
+from acpitk.kernel.memblock import ARRAYS_OVERLAP
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Case
 from acpitk.oracle.client import Report, Worker
@@ -61,7 +62,7 @@ class Judge:
         return [
             number
             for number, report in zip(asked, reports, strict=True)
-            if not same(boot(cases[number], policy), report)
+            if not same(prediction := zones_of(cases[number], policy), report) and not _open_ended(prediction)
         ]
 
     def report(self, case: Case) -> Report:
@@ -72,12 +73,12 @@ class Judge:
     def disagrees(self, case: Case, prediction: Outcome) -> Outcome | None:
         """The kernel's outcome where it is not to the last row the predicted one.
 
-        None also where the model expects the kernel to take minutes.
+        None also where the model does not say what the kernel comes to.
 
         Raises:
             ToolError: the run reached what the oracle does not have.
         """
-        if _endless(prediction):
+        if _open_ended(prediction):
             return None
         report = self.report(case)
         if same(prediction, report):
@@ -100,8 +101,9 @@ class Judge:
         return self.outcome_of(report, case), report.log
 
 
-def _endless(prediction: Outcome) -> bool:
-    return any(_ENDLESS in text for text in prediction.messages)
+def _open_ended(prediction: Outcome) -> bool:
+    """Whether the kernel takes minutes, or overwrites its own arrays: the model does not say to what end."""
+    return prediction.panic == ARRAYS_OVERLAP or any(_ENDLESS in text for text in prediction.messages)
 
 
 def large_slit(case: Case) -> bool:

@@ -154,19 +154,17 @@ def same(prediction: Outcome, report: Report) -> bool:
     if counts[5] != len(pxm) or counts[7] != len(distances):
         return False
     want: list[int] = []
-    for region in memory:
-        nid, flags = region.nid, region.flags
-        want.append(region.start)
-        want.append(region.end)
+    for start, end, nid, flags in memory:
+        want.append(start)
+        want.append(end)
         want.append(_NONE if nid is None else nid)
         want.append(0 if not flags else 1 if flags == _HOTPLUG else _bits(flags))
-    for region in reserved:
-        nid = region.nid
-        want.append(region.start)
-        want.append(region.end)
+    for start, end, nid, _ in reserved:
+        want.append(start)
+        want.append(end)
         want.append(_NONE if nid is None else nid)
     for node in nodes:
-        want += (node.nid, node.start, node.end, node.on_nid)
+        want += node
     values = struct.unpack_from(f"<{_words(report)}Q", report.rows)
     at = len(want)
     if values[:at] != tuple(want):
@@ -183,10 +181,10 @@ def same(prediction: Outcome, report: Report) -> bool:
         elif counts[4] != len(zones):
             return False
         else:
-            for zone in zones:
-                want.append(zone.nid << 8 | _ZONE_NUMBER[zone.zone])
-                want.append(zone.start >> PAGE_SHIFT)
-                want.append(zone.end >> PAGE_SHIFT)
+            for zone_nid, name, start, end in zones:
+                want.append(zone_nid << 8 | _ZONE_NUMBER[name])
+                want.append(start >> PAGE_SHIFT)
+                want.append(end >> PAGE_SHIFT)
     for domain in sorted(pxm):
         want.append(domain)
         want.append(pxm[domain])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import tarfile
 import tempfile
@@ -28,6 +29,12 @@ _NEEDED = re.compile(
 """Files of a source tree that files of the oracle may include, and they themselves."""
 _UTSRELEASE = re.compile(r'#define UTS_RELEASE "([^"]+)"')
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}")
+_PREPARED = (
+    "include/generated/asm-offsets.h", "include/generated/utsrelease.h",
+    "arch/x86/include/generated/uapi/asm",
+)  # fmt: skip
+_OPTIONS = ("CONFIG_X86_64", "CONFIG_NUMA", "CONFIG_ACPI_NUMA", "CONFIG_SPARSEMEM_VMEMMAP")
+"""Without these there is nothing to ask."""
 Say = Callable[[str], None]
 
 
@@ -60,10 +67,36 @@ class OracleBuild:
 
 
 def list_oracles() -> tuple[OracleBuild, ...]:
-    """The builds there are, by name."""
+    """The builds that can be used, by name."""
+    return tuple(build for name in oracle_names() if (build := _stored(name)) is not None)
+
+
+def oracle_names() -> tuple[str, ...]:
+    """What was built, builds of other versions of acpitk among it."""
     root = _root()
-    names = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return tuple(build for name in names if (build := _stored(name)) is not None)
+    found = (path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else ()
+    return tuple(sorted(filter(_NAME.fullmatch, found)))
+
+
+def remedy(name: str) -> str:
+    """The command that builds that oracle."""
+    tree = "acpitk oracle build --source TREE"
+    return f"acpitk oracle build {name}" if name in SUITES else f"{tree} --name {shlex.quote(name)}"
+
+
+def verify_oracle(build: OracleBuild) -> None:
+    """Compare the worker's checksum with the one it was built with.
+
+    Raises:
+        ToolError: it is missing or is not what was built.
+    """
+    try:
+        wanted = json.loads((build.path.parent / "meta.json").read_text())["sha256"]
+        found = hashlib.sha256(build.path.read_bytes()).hexdigest()
+    except (OSError, ValueError, KeyError) as error:
+        raise ToolError(f"{build.path}: {getattr(error, 'strerror', None) or 'no checksum'}") from None
+    if found != wanted:
+        raise ToolError(f"{build.path} is damaged: its checksum is not that of the build")
 
 
 def find_oracle(name: str) -> OracleBuild:
@@ -77,9 +110,8 @@ def find_oracle(name: str) -> OracleBuild:
         raise UsageError(f"{name!r} is no name of an oracle")
     if (build := _stored(name)) is not None:
         return build
-    how = f"acpitk oracle build {name}" if name in SUITES else "acpitk oracle build --source TREE"
     state = "was built by another version of acpitk" if (_root() / name).exists() else "is not built"
-    raise ToolError(f"oracle {name} {state}: run: {how}")
+    raise ToolError(f"oracle {name} {state}: run: {remedy(name)}")
 
 
 def build_packaged(name: str, *, progress: Say = lambda _: None) -> OracleBuild:
@@ -108,11 +140,31 @@ def build_tree(source: Path, headers: Sequence[Path], name: str | None, *, progr
         UsageError: a name that no build can have, or a kernel older than the model.
     """
     tree = Tree(source=source.resolve(), headers=tuple(path.resolve() for path in headers))
-    release = _release(check_tree(tree))
+    configured = check_tree(tree)
+    check_prepared(configured)
+    release = _release(configured)
     name = name or release
     if not _NAME.fullmatch(name) or name in SUITES:
         raise UsageError(f"--name {name!r}: use letters, digits and .+-_, and none of {', '.join(SUITES)}")
     return _build(name, tree, nearest_policy(release), progress)
+
+
+def check_prepared(headers: Path) -> None:
+    """That the configuration has NUMA in it and `make prepare` came to its end.
+
+    Raises:
+        ToolError: what is missing, and how to get it.
+    """
+    for name in _PREPARED:
+        if not (headers / name).exists():
+            raise ToolError(f"{headers} has no {name}: run: make -C {headers} prepare")
+    autoconf = headers / "include/generated/autoconf.h"
+    try:
+        on = re.findall(r"^#define (CONFIG_\w+) 1$", autoconf.read_text(), re.MULTILINE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolError(f"{autoconf}: {getattr(error, 'strerror', None) or 'is not text'}") from None
+    if off := [name for name in _OPTIONS if name not in on]:
+        raise ToolError(f"{headers} is configured without {', '.join(off)}: turn it on, and run make prepare")
 
 
 def _unpack(name: str, release: str, root: Path, progress: Say) -> Tree:

@@ -14,7 +14,7 @@ from random import Random
 
 from acpitk.fuzz.campaign import Campaign
 from acpitk.fuzz.sweep import BATCH
-from acpitk.kernel.boot import boot
+from acpitk.kernel.boot import zones_of
 from acpitk.kernel.policy import POLICIES
 from acpitk.oracle.judge import large_slit
 from acpitk.oracle.outcome import same
@@ -38,7 +38,7 @@ def main() -> None:
             clock = [time.process_time()]
             cases = [campaign.mutated(i, rng.choice(bases))[0] for i in range(start, start + BATCH)]
             clock.append(time.process_time())
-            predictions = [boot(case, policy) for case in cases]
+            predictions = [zones_of(case, policy) for case in cases]
             clock.append(time.process_time())
             small = [i for i, case in enumerate(cases) if not large_slit(case)]
             reports = worker.ask_many([cases[i] for i in small])

@@ -40,6 +40,9 @@ N0 = mem(0, 0, 512 * MIB)
 N1 = mem(1, 512 * MIB, GIB, HOT)
 ABOVE = 4 * GIB
 
+IMAGE = 16 * MIB
+STRIPES = [mem(page % 2, IMAGE + page * 4096, IMAGE + (page + 1) * 4096) for page in range(123)]
+"""Over the kernel image: with them memblock.reserved is as good as full."""
 PROCESSORS = tuple(ProcessorAffinity(proximity_domain=100 + i, apic_id=2 + i) for i in range(20))
 
 DIFFERENT = [
@@ -64,6 +67,19 @@ DIFFERENT = [
         "zone_movable_start",
         "max_pfn_counts_acpi",
         case(N0, mem(1, 512 * MIB, GIB), cmdline="movablecore=512M memmap=1M#0x100400000"),
+    ),
+    (
+        "v6.1",
+        "v6.12",
+        "reserved",
+        "late_reserves_apart",
+        case(
+            mem(0, MIB + 4096, IMAGE),
+            *STRIPES,
+            mem(1, STRIPES[-1].base + 4096, 512 * MIB),
+            N1,
+            slit=True,
+        ),
     ),
     ("v6.1", "v6.12", "numa", "coverage", case(N0, mem(1, 513 * MIB, GIB))),
     (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from acpitk.cli import doctor, run
+from acpitk.oracle import store
 from acpitk.qemu.host import kvm_problem
 from acpitk.qemu.image import SUITES
 
@@ -51,6 +53,42 @@ def test_a_damaged_kernel_is_found(bare: Path, capsys: pytest.CaptureFixture[str
     assert checks["kernel v6.1"]["status"] == "broken"
     assert f"rm -r {directory}" in checks["kernel v6.1"]["fix"]
     assert checks["cache"]["detail"].startswith(f"{bare}, 1K in 2 files")
+
+
+def test_oracles_say_whether_they_are_to_be_used(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not any(name.startswith("oracle") for name in _checks(capsys))
+    worker = b"a worker"
+    meta = {"release": "6.1.0", "row": "v6.1", "gated": 5, "sha256": sha256(worker).hexdigest()}
+    ours = store._shim_digest()
+    for name, shim, content in (
+        ("v6.1", ours, worker),
+        ("v7.3", "another's", worker),
+        ("mine", ours, b"damaged"),
+        ("mine too", "another's", worker),  # no name of an oracle
+    ):
+        directory = bare / "oracles" / name
+        directory.mkdir(parents=True)
+        (directory / "worker").write_bytes(content)
+        (directory / "meta.json").write_text(json.dumps(meta | {"shim": shim}))
+    checks = {name: check for name, check in _checks(capsys).items() if name.startswith("oracle")}
+    assert {name: check["status"] for name, check in checks.items()} == {
+        "oracle v6.1": "ok",
+        "oracle v7.3": "note",
+        "oracle mine": "broken",
+    }
+    assert "5 recorded boots repeated" in checks["oracle v6.1"]["detail"]
+    assert "fix" not in checks["oracle v6.1"]
+    assert checks["oracle v7.3"]["fix"] == "acpitk oracle build v7.3"
+    assert checks["oracle mine"]["fix"] == "acpitk oracle build --source TREE --name mine"
+    fetched = bare / "kernels" / "v6.1"
+    fetched.mkdir(parents=True)
+    (fetched / "vmlinux").write_bytes(b"newer")
+    (fetched / "meta.json").write_text(
+        json.dumps({"name": "v6.1", "version": "6.1.1", "size": 5, "sha256": sha256(b"newer").hexdigest()})
+    )
+    assert _checks(capsys)["oracle v6.1"]["detail"] == "stale: of 6.1.0, and the fetched kernel is 6.1.1"
+    assert run(("doctor",)) == 0
+    assert "acpitk oracle build v6.1" in capsys.readouterr().out
 
 
 def test_a_tool_that_does_not_run_is_said(

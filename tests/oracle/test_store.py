@@ -10,7 +10,7 @@ import pytest
 from acpitk.cli import run
 from acpitk.errors import ToolError, UsageError
 from acpitk.oracle.build import Tree, check_tree
-from acpitk.oracle.store import find_oracle, list_oracles
+from acpitk.oracle.store import build_tree, find_oracle, list_oracles
 
 
 @pytest.fixture
@@ -42,14 +42,41 @@ def test_a_tree_with_a_config_and_nothing_generated(tmp_path: Path) -> None:
         check_tree(Tree(source=tmp_path, headers=()))
 
 
-def test_headers_may_lie_elsewhere(tmp_path: Path) -> None:
-    headers = tmp_path / "headers"
-    (headers / "arch/x86/include/generated/asm").mkdir(parents=True)
-    (headers / "include/generated").mkdir(parents=True)
-    for name in ("autoconf.h", "bounds.h"):
-        (headers / "include/generated" / name).touch()
+def prepared(root: Path, *options: str) -> Path:
+    """What `make prepare` leaves in a tree or an output directory."""
+    for name in ("asm", "uapi/asm"):
+        (root / "arch/x86/include/generated" / name).mkdir(parents=True)
+    (root / "include/generated").mkdir(parents=True)
+    for name in ("bounds.h", "asm-offsets.h", "utsrelease.h"):
+        (root / "include/generated" / name).touch()
+    lines = "".join(f"#define CONFIG_{name} 1\n" for name in options)
+    (root / "include/generated/autoconf.h").write_text(lines)
+    (root / ".config").touch()
+    return root
+
+
+OPTIONS = ("X86_64", "NUMA", "ACPI_NUMA", "SPARSEMEM_VMEMMAP")
+
+
+def test_headers_may_lie_elsewhere_or_in_the_tree(tmp_path: Path) -> None:
+    headers = prepared(tmp_path / "headers", *OPTIONS)
     source = tree(tmp_path / "source")
     assert check_tree(Tree(source=source, headers=(headers,))) == headers
+    assert check_tree(Tree(source=prepared(source, *OPTIONS), headers=())) == source
+
+
+@pytest.mark.parametrize("name", ["include/generated/utsrelease.h", "arch/x86/include/generated/uapi/asm"])
+def test_a_tree_that_is_half_prepared(tmp_path: Path, name: str) -> None:
+    missing = prepared(tree(tmp_path), *OPTIONS) / name
+    missing.rename(tmp_path / "away")
+    with pytest.raises(ToolError, match=f"no {name}: run: make -C .* prepare"):
+        build_tree(tmp_path, (), "mine", progress=print)
+
+
+def test_a_tree_without_numa(tmp_path: Path) -> None:
+    prepared(tree(tmp_path), "X86_64", "SPARSEMEM_VMEMMAP")
+    with pytest.raises(ToolError, match="is configured without CONFIG_NUMA, CONFIG_ACPI_NUMA"):
+        build_tree(tmp_path, (), "mine", progress=print)
 
 
 def test_an_oracle_that_is_not_built(cache: Path) -> None:

@@ -9,16 +9,27 @@ from pathlib import Path
 import pytest
 
 from acpitk import klog
+from acpitk.checks.differential import compare
 from acpitk.checks.promise import broken_promises
 from acpitk.cli.oracles import kernels_oracle
+from acpitk.fuzz.processors import Processor, encode_madt, with_processors
 from acpitk.images import predict_image
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
+from acpitk.outcome import NumaState
 from acpitk.qemu.boots import Boots
 from acpitk.qemu.image import find_kernel
 from acpitk.qemu.runner import Via
 from acpitk.ranges import GIB, MIB
-from acpitk.tables.srat import MemoryAffinity, MemoryFlags, build_srat, encode_srat
+from acpitk.tables.header import seal
+from acpitk.tables.srat import (
+    MemoryAffinity,
+    MemoryFlags,
+    ProcessorAffinity,
+    build_srat,
+    decode_srat,
+    encode_srat,
+)
 
 pytestmark = [pytest.mark.qemu, pytest.mark.kernel("v6.1")]
 
@@ -78,3 +89,28 @@ def test_what_movable_node_promises(via: Via, qemu_path: Path, kernel_image: Cal
                 predict_image(case, image, POLICIES["v6.1"]),
             )
             assert [each.cause for each in found] == (["init_mem_mapping"] if broken else [])
+
+
+def test_a_madt_of_the_case_is_what_the_kernel_reads(
+    qemu_path: Path, kernel_image: Callable[[str], Path]
+) -> None:
+    """By either way: the processors it lists get per-CPU areas, and one that cannot be walked ends ACPI."""
+    kernel_image("v6.1")
+    image = find_kernel("v6.1")
+    case = two_nodes(512 * MIB)
+    cpus = tuple(ProcessorAffinity(proximity_domain=domain, apic_id=domain) for domain in (0, 1))
+    memory = decode_srat(case.tables[0]).entries
+    case = replace(case, tables=(encode_srat(build_srat((*cpus, *memory))),))
+    listed = with_processors(case, [Processor(0), Processor(1)])
+    broken = replace(listed, tables=(case.tables[0], seal(encode_madt([Processor(0)]) + bytes(8))))
+    for via in (Via.FORK, Via.FRESH):
+        with Boots(image, via=via) as boots:
+            for each, state in ((case, NumaState.SRAT), (listed, NumaState.SRAT), (broken, NumaState.DUMMY)):
+                result = boots.boot(each)
+                predicted = predict_image(each, image, POLICIES["v6.1"])
+                assert result.outcome().numa is state
+                assert compare(predicted.outcome, result.outcome()).differences == ()
+                trace = klog.memblock_trace(result.console)
+                asked = [call.size for call in trace if call.caller == "pcpu_fc_alloc"]
+                areas = [a for a in predicted.allocations if a.purpose == "percpu area"]
+                assert asked == [a.end - a.start for a in areas]

@@ -91,6 +91,7 @@ _E820_WORDS = {
 _ACPI_TABLE = re.compile(r"ACPI: ([A-Z0-9_]{4}) 0x([0-9A-F]{16}) ([0-9A-F]{6,8})(?: |$)")
 _MAX_MAPPING = 256 << 10
 """A longer table, or one of length 0, is not mapped this early and counts as absent (early_memremap())."""
+_MADT_FAILED = re.compile(r"ACPI: Invalid BIOS MADT, disabling ACPI")
 _BANNER = re.compile(r"Linux version (\S+)")
 _NR_NODE_IDS = re.compile(r"setup_percpu: .* nr_node_ids:(\d+)")
 _TRACE = re.compile(
@@ -277,6 +278,8 @@ def _silent_reason(log: list[str]) -> NumaReason:
     cmdline = next((line for line in log if line.startswith("Command line: ")), "")
     if "numa=noacpi" in cmdline.split():
         return NumaReason.TURNED_OFF
+    if any(_MADT_FAILED.match(line) for line in log):
+        return NumaReason.NO_SRAT
     tables = (match for line in log if (match := _ACPI_TABLE.match(line)))
     mapped = any(match[1] == "SRAT" and 0 < int(match[3], 16) <= _MAX_MAPPING for match in tables)
     return NumaReason.NO_MEMORY_AFFINITY if mapped else NumaReason.NO_SRAT

@@ -20,6 +20,8 @@ from acpitk.errors import UsageError
 from acpitk.ranges import ADDRESS_LIMIT, GIB, KIB, MIB, PhysRange, align_down, align_up, format_size
 
 ACPI_TABLES = "ACPI tables"
+MADT = b"APIC"
+"""Signature of the table of processors and interrupt controllers (ACPI 6.6, 5.2.12)."""
 INITRD = "initrd"
 KERNEL_IMAGE = "kernel image"
 
@@ -160,15 +162,23 @@ class Q35:
         return (low, PhysRange(4 * GIB, 4 * GIB + self.memory - self.low_end))
 
     def resolve(self, tables: Sequence[bytes]) -> Machine:
-        """The memory map and ACPI layout this guest gets with `tables` added by `-acpitable`, in order."""
-        return _resolve_q35(self, tuple(map(len, tables)))
+        """The memory map and ACPI layout this guest gets with `tables` added by `-acpitable`, in order.
+
+        A MADT among them comes before QEMU's own in the RSDT, see `madt_at`.
+        """
+        return _resolve_q35(self, tuple(map(len, tables)), madt_at(tables))
+
+
+def madt_at(tables: Sequence[bytes]) -> int | None:
+    """Index of the first MADT among `tables`: it is listed before all others, so that Linux takes it."""
+    return next((index for index, table in enumerate(tables) if table[:4] == MADT), None)
 
 
 @lru_cache(maxsize=4096)
-def _resolve_q35(q35: Q35, lengths: tuple[int, ...]) -> Machine:
+def _resolve_q35(q35: Q35, lengths: tuple[int, ...], madt: int | None) -> Machine:
     e820, initrd, blob = _q35_map(q35)
     tables = Reserved(blob, blob + _Q35_OWN_TABLES + sum(lengths), ACPI_TABLES)
-    return Machine(e820=e820, placed=(*initrd, tables), after_tables=_q35_rsdt(blob, lengths))
+    return Machine(e820=e820, placed=(*initrd, tables), after_tables=_q35_rsdt(blob, lengths, madt))
 
 
 @lru_cache(maxsize=1024)
@@ -198,13 +208,15 @@ def _smbios_in_ram(memory: int) -> int:
     return size if size > _SMBIOS_FSEG_MAX else 0
 
 
-def _q35_rsdt(blob: int, lengths: tuple[int, ...]) -> bytes:
+def _q35_rsdt(blob: int, lengths: tuple[int, ...], madt: int | None) -> bytes:
     """QEMU's RSDT, which follows the last added table, and the zeros after it."""
     pointers = [blob + offset for offset in _Q35_OWN_TABLE_OFFSETS]
     at = blob + _Q35_OWN_TABLES
     for length in lengths:
         pointers.append(at)
         at += length
+    if madt is not None:
+        pointers.insert(0, pointers.pop(len(_Q35_OWN_TABLE_OFFSETS) + madt))
     body = struct.pack(f"<{len(pointers)}I", *(p & 0xFFFFFFFF for p in pointers))
     header = struct.pack(
         "<4sIBB6s8sI4sI", b"RSDT", 36 + len(body), 1, 0, b"BOCHS ", b"BXPC    ", 1, b"BXPC", 1

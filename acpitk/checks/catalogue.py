@@ -834,6 +834,16 @@ _BOOT_RULES = (
         "The guest ended without a panic message: a triple fault, or a reboot. The signature is the last "
         "message.",
     ),
+    Rule(
+        "BOOT-EARLY-ALLOC",
+        ERROR,
+        "a real kernel allocates in hot-pluggable memory",
+        "Under movable_node a booted kernel took memory that the SRAT calls hot-pluggable, on a node where "
+        "nothing had been placed before. What it takes at boot never moves, so the memory stays. The "
+        "signature is the function that asked for it.",
+        "Export the finding (acpitk replay FINDING --export DIR) and report it.",
+        "__memblock_find_range_bottom_up(), should_skip_region(), mm/memblock.c, Linux 6.1",
+    ),
 )
 
 RULES: Mapping[str, Rule] = MappingProxyType(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache, partial
@@ -72,12 +72,16 @@ class Comparison:
         counted = Counter(self.fields.values())
         return {verdict: counted[verdict] for verdict in Verdict}
 
+    def of(self, field: str) -> list[Difference]:
+        """The differences of one field."""
+        return [row for row in self.differences if row.field == field]
+
     @property
     def sides(self) -> str:
-        """What tells the sides apart: `model and boot`, `v6.1 and v7.3`, or both where both differ."""
+        """What tells the sides apart: `model and boot`, `v6.1 and v7.3`, or both words, as of two boots."""
         if self.expected[1] == self.actual[1]:
             return f"{self.expected[0]} and {self.actual[0]}"
-        if self.expected[0] == self.actual[0]:
+        if self.expected[0] == self.actual[0] != "boot":
             return f"{self.expected[1]} and {self.actual[1]}"
         return f"{' '.join(self.expected)} and {' '.join(self.actual)}"
 
@@ -86,6 +90,8 @@ Rows = Iterator[tuple[str, str, str]]
 """Place, expected, actual."""
 
 _ABSENT = "absent"
+_DEAD = "panic: "
+_SIZED = ("reserved", "node_data")
 
 
 def _value(expected: object, actual: object) -> Rows:
@@ -99,7 +105,7 @@ def _panic(expected: str | None, actual: str | None) -> Rows:
 
 
 def _fate(panic: str | None) -> str:
-    return "the kernel lives" if panic is None else f"panic: {panic}"
+    return "the kernel lives" if panic is None else f"{_DEAD}{panic}"
 
 
 def _common_keys(expected: Mapping[int, int], actual: Mapping[int, int]) -> Rows:
@@ -296,17 +302,57 @@ def compare(expected: Outcome, actual: Outcome) -> Comparison:
     )
 
 
-def findings(comparison: Comparison, *, severity: Severity | None = None) -> list[Finding]:
+def foretold(booted: Comparison, rows: Comparison) -> Mapping[str, bool]:
+    """The fields in which two real kernels differ, in the order of `Outcome`, and whether the model knows.
+
+    Fields that differ between any two kernels, as images and structures differ in size, are left out.
+
+    Args:
+        booted: two real kernels on one case.
+        rows: their rows of the model on it, in the same order.
+    """
+    return {
+        name: _tells(name, {_said(row) for row in rows.of(name)}, {_said(row) for row in booted.of(name)})
+        for name, verdict in booted.fields.items()
+        if verdict is Verdict.DIFFER and name not in _SIZED
+    }
+
+
+def _tells(name: str, told: set[Any], seen: set[Any]) -> bool:
+    # A boot prints only some domains.
+    return seen <= told if name == "pxm_to_node" else seen == told
+
+
+def _said(row: Difference) -> tuple[str, ...]:
+    if row.field == "panic":
+        return tuple(_panic_kind(words.removeprefix(_DEAD)) for words in (row.expected, row.actual))
+    return row.where, row.expected, row.actual
+
+
+def unforetold(booted: Comparison, rows: Comparison) -> list[Finding]:
+    """The first field in which two kernels differ otherwise than their rows; later ones follow from it.
+
+    Args:
+        booted, rows: as for `foretold`.
+    """
+    first = [name for name, known in foretold(booted, rows).items() if not known][:1]
+    return findings(booted, fields=first)
+
+
+def findings(
+    comparison: Comparison, *, severity: Severity | None = None, fields: Collection[str] = tuple(_FIELDS)
+) -> list[Finding]:
     """One `DIFF-*` finding for each field that differs; its cause names the sides and the first difference.
 
     Args:
         severity: instead of the rule's, for example a warning where two kernels may differ.
+        fields: no others.
     """
     out = []
     for name, (rule, _) in _FIELDS.items():
-        if comparison.fields[name] is not Verdict.DIFFER:
+        if name not in fields or comparison.fields[name] is not Verdict.DIFFER:
             continue
-        rows = [row for row in comparison.differences if row.field == name]
+        rows = comparison.of(name)
         first = " -> ".join((message_class(rows[0].expected), message_class(rows[0].actual)))
         shown, more = rows[:_LISTED], f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else ""
         out.append(

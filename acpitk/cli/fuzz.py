@@ -36,7 +36,15 @@ from acpitk.cli.inputs import (
     read_stored,
     shipped_corpus,
 )
-from acpitk.cli.oracles import BOOT, boot_oracle, example_line, iasl_oracle, kernel_oracle, model_oracle
+from acpitk.cli.oracles import (
+    BOOT,
+    boot_oracle,
+    example_line,
+    iasl_oracle,
+    kernel_oracle,
+    kernels_oracle,
+    model_oracle,
+)
 from acpitk.cli.output import emit, emit_json, note
 from acpitk.corpus import StoredCase, load_corpus, save
 from acpitk.errors import UsageError
@@ -336,14 +344,17 @@ def _images(options: _Options) -> tuple[str, ...]:
 
 def _boot_oracles(options: _Options) -> Iterator[Oracle]:
     find_qemu()
+    every = 1 if options.boot_all == "all" else options.boot_every or 1
+    novel, images = options.boot_all == "new", []
     for spec in _images(options):
         image = find_image(spec)
         check_via(options.via, image)
         if image.name not in POLICIES:
             raise UsageError(f"--kernel-image {spec}: the model has no row for Linux {image.name}")
-        every = 1 if options.boot_all == "all" else options.boot_every or 1
-        novel = options.boot_all == "new"
+        images.append(image)
         yield boot_oracle(image, image.name, every=every, novel=novel, via=options.via)
+    if len({image.name for image in images}) > 1:
+        yield kernels_oracle(images, every=every, novel=novel, via=options.via)
 
 
 def _seed_cases(paths: tuple[Path, ...]) -> Iterator[Case]:
@@ -489,7 +500,7 @@ def _state(result: CampaignResult, campaign: Campaign) -> str:
 
 
 def _boots(result: CampaignResult) -> int:
-    return sum(count for name, count in result.runs.items() if name.startswith(BOOT))
+    return sum(count for name, count in result.runs.items() if name.startswith(f"{BOOT} "))
 
 
 def _ways(result: CampaignResult) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import combinations
 from pathlib import Path
 
+from acpitk import klog
 from acpitk.checks.behaviour import behaviour, console_behaviour
 from acpitk.checks.catalogue import RULES
 from acpitk.checks.crash import crash_findings, short_of_memory
-from acpitk.checks.differential import compare, message_class
+from acpitk.checks.differential import Comparison, compare, foretold, message_class, unforetold
 from acpitk.checks.differential import findings as differences
 from acpitk.checks.finding import Finding, Severity
 from acpitk.checks.invariants import check
+from acpitk.checks.promise import broken_promises
 from acpitk.cli.output import note, write_file
 from acpitk.crashes import Crash, CrashKind, crashes
 from acpitk.errors import DecodeError, UsageError
@@ -22,18 +24,21 @@ from acpitk.fuzz.campaign import Oracle
 from acpitk.iasl import Iasl
 from acpitk.images import predict_image
 from acpitk.kernel.boot import predict
+from acpitk.kernel.cmdline import parse_cmdline
 from acpitk.kernel.policy import POLICIES
 from acpitk.kernel.prediction import Prediction
-from acpitk.machine import Q35, Case
+from acpitk.machine import MADT, Q35, Case
 from acpitk.oracle.judge import Judge
 from acpitk.oracle.store import OracleBuild
+from acpitk.outcome import Outcome
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
 from acpitk.qemu.boots import shared, unbootable
 from acpitk.qemu.image import KernelImage
 from acpitk.qemu.runner import PROGRAM, Marker, Via
 from acpitk.report.dossier import Fate
 
-MODEL, IASL, BOOT, KERNEL = "model", "iasl", "boot", "kernel code"
+MODEL, IASL, BOOT, KERNELS, KERNEL = "model", "iasl", "boot", "booted kernels", "kernel code"
+"""What oracles are called, or how their names begin; all that boot begin like BOOT."""
 
 BOOT_TIMEOUT = 20.0
 """Seconds for one boot, on a machine that is busy with others."""
@@ -86,6 +91,68 @@ def boot_oracle(
     )
 
 
+def kernels_oracle(
+    images: Sequence[KernelImage],
+    *,
+    every: int = 1,
+    novel: bool = False,
+    timeout: float = BOOT_TIMEOUT,
+    via: str = Via.FRESH,
+) -> Oracle:
+    """Whether real kernels, each with a row of its name, differ in a way that their rows do not.
+
+    Comes after their boot oracles, and then boots nothing itself. Differences that the rows foretell are the
+    model oracle's findings; here they are behaviours.
+    """
+    fates = partial(_fates, tuple(images), timeout, via)
+    return Oracle(
+        name=" ".join((KERNELS, *(image.name for image in images))),
+        check=partial(_check_kernels, fates),
+        behaviour=partial(_known_differences, fates),
+        every=every,
+        novel=novel,
+        minimise_budget=_BOOT_MINIMISE,
+        minimise_seconds=_BOOT_MINIMISE_SECONDS,
+    )
+
+
+Fates = Callable[[Case], list[Fate]]
+
+
+def _fates(images: tuple[KernelImage, ...], timeout: float, via: str, case: Case) -> list[Fate]:
+    """What became of the case on each kernel; none where one cannot be had, or takes minutes."""
+    if unbootable(case):
+        return []
+    out = []
+    for image in images:
+        fate = _just_booted(image.name, case) or boot_fate(case, image, image.name, timeout=timeout, via=via)
+        _last_boot[image.name] = case, fate
+        out.append(fate)
+    return [] if any(_is_slow(fate.prediction) for fate in out) else out
+
+
+def _compared(fates: Iterable[Fate]) -> Iterator[tuple[Comparison, Comparison]]:
+    """Every two kernels, and their rows."""
+    for one, other in combinations(fates, 2):
+        yield (
+            compare(one.outcome, other.outcome),
+            compare(one.prediction.outcome, other.prediction.outcome),
+        )
+
+
+def _check_kernels(fates: Fates, case: Case) -> list[Finding]:
+    return [found for booted, rows in _compared(fates(case)) for found in unforetold(booted, rows)]
+
+
+def _known_differences(fates: Fates, case: Case) -> frozenset[str]:
+    return frozenset(
+        f"{booted.sides}: {name} as foretold"
+        for booted, rows in _compared(fates(case))
+        for name, known in foretold(booted, rows).items()
+        if known
+    )
+
+
 def kernel_oracle(build: OracleBuild) -> Oracle:
     """Whether the kernel's own code does what its row of the model says."""
     judge = Judge(build)
@@ -97,6 +164,8 @@ def kernel_oracle(build: OracleBuild) -> Oracle:
 
 
 def _check_kernel(judge: Judge, case: Case) -> list[Finding]:
+    if case.table(MADT) is not None:
+        return []  # it reads QEMU's
     prediction = _prediction(judge.build.row, case).outcome
     kernel = judge.disagrees(case, prediction)
     return [] if kernel is None else differences(compare(prediction, kernel))
@@ -221,11 +290,20 @@ def boot_fate(
         findings=(
             *crash_findings(reports, kernel=row, foreseen=foreseen),
             *differences(compare(prediction.outcome, outcome)),
+            *_broken_promises(case, row, result.console, outcome, prediction),
         ),
         foretold=tuple(check(case, prediction)),
         console=result.console,
         via=result.via.value,
     )
+
+
+def _broken_promises(
+    case: Case, row: str, console: str, outcome: Outcome, prediction: Prediction
+) -> list[Finding]:
+    if not parse_cmdline(case.cmdline).given(POLICIES[row].hotplug_option):
+        return []
+    return broken_promises(klog.memblock_trace(console), klog.firmware_facts(console), outcome, prediction)
 
 
 def _foreseen(case: Case, prediction: Prediction) -> str | None:

@@ -11,7 +11,15 @@ import click
 from acpitk.checks.finding import Severity
 from acpitk.cli.export import export
 from acpitk.cli.inputs import PATH, boot_via_option, find_image, json_option, read_stored
-from acpitk.cli.oracles import BOOT, IASL, boot_oracle, example_line, iasl_oracle, model_oracle
+from acpitk.cli.oracles import (
+    BOOT,
+    IASL,
+    boot_oracle,
+    example_line,
+    iasl_oracle,
+    kernels_oracle,
+    model_oracle,
+)
 from acpitk.cli.output import check_file_target, emit, emit_json
 from acpitk.cli.predict import exit_status
 from acpitk.corpus import StoredCase
@@ -143,7 +151,7 @@ def _oracles(
 ) -> Iterator[Oracle]:
     rows = tuple(rows)
     if oracle.startswith(BOOT) and not boot:
-        raise UsageError("this finding compares the model with a real kernel: add --boot")
+        raise UsageError("this finding is about real kernels: add --boot")
     yield model_oracle(rows)
     if oracle == IASL:
         yield iasl_oracle(find_iasl())
@@ -152,3 +160,5 @@ def _oracles(
             raise UsageError(f"this case cannot be booted: {reasons[0]}")
         for row in rows if image is None else rows[:1]:
             yield boot_oracle(find_image(image or row), row, console=console, via=via)
+        if len(rows) > 1 and image is None:
+            yield kernels_oracle([find_image(row) for row in rows], via=via)

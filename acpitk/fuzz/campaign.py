@@ -9,12 +9,14 @@ it was interrupted.
 
 from __future__ import annotations
 
+import gc
 import math
 import pickle
 import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -158,9 +160,17 @@ class Campaign:
             return self.seeds[index], ()
         return self.mutated(index, Random(f"{self.seed}:base {index}").choice(self.bases()))
 
-    def mutated(self, index: int, base: Case) -> tuple[Case, tuple[str, ...]]:
-        """What iteration `index` makes of a base case, and the names of the mutators that made it."""
-        rng = Random(_stream(self.seed) + index)
+    def mutated(self, index: int, base: Case, rng: Random | None = None) -> tuple[Case, tuple[str, ...]]:
+        """What iteration `index` makes of a base case, and the names of the mutators that made it.
+
+        Args:
+            rng: one to seed anew, which takes half as long as making one.
+        """
+        seed = _stream(self.seed) + index
+        if rng is None:
+            rng = Random(seed)
+        else:
+            rng.seed(seed)
         return mutate(base, rng, rounds=rng.choice(_ROUNDS))
 
     def run(
@@ -184,7 +194,8 @@ class Campaign:
             for part in journal.parts():
                 progress.add(part)
                 yield replace(progress.result(), seconds=part.seconds, recalled=True)
-        with pool(replace(self, seeds=(), pool=0), jobs=jobs, cluster=cluster) as workers:
+        shared = replace(self, seeds=(), pool=0)
+        with _rare_collections(), pool(shared, jobs=jobs, cluster=cluster) as workers:
             for part in self._parts(progress, workers):
                 progress.add(part)
                 if journal is not None:
@@ -216,6 +227,8 @@ _PAIRS = 8
 """Of the cases that are news only by what came together, every so-many-th is shown to a costly judge."""
 _ROUNDS = (1, 1, 1, 2, 2, 3, 4, 6)
 """How many mutations in a row, by chance."""
+_COLLECT_AFTER = 50_000
+"""New objects between two looks for garbage."""
 _LAG = 2
 """A generation chooses by what was seen up to this many generations before."""
 
@@ -369,6 +382,23 @@ class _Progress:
         )
 
 
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """The collector of garbage leaves what there is alone, and looks less often: cases leave few cycles.
+
+    Worker processes that are forked inherit this.
+    """
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
 def _ahead(workers: int) -> int:
     """How many pieces of work are handed out before the first is taken back."""
     return 1 if workers == 1 else 3 * workers
@@ -423,13 +453,14 @@ def _run_shard(campaign: Campaign, shard: Shard) -> Part:
     known, best = _unpickled(shard.known)
     runs: Counter[str] = Counter()
     ways: Counter[str] = Counter()
+    rng = Random()
     applied: Counter[str] = Counter()
     hits: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     found: dict[str, Found] = {}
     news: dict[frozenset[str], News | None] = {}
     tried: list[tuple[Case, tuple[str, ...]]] = [
-        (case, ()) if index < shard.start + shard.unchanged else campaign.mutated(index, case)
+        (case, ()) if index < shard.start + shard.unchanged else campaign.mutated(index, case, rng)
         for index, case in enumerate(shard.bases, shard.start)
     ]
     for oracle in campaign.oracles:

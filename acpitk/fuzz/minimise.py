@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -106,19 +106,26 @@ def _clipped(srat: RawSrat, end: int) -> Iterator[tuple[bytes, ...]]:
 
 
 def _fewer_entries(srat: RawSrat) -> Iterator[tuple[bytes, ...]]:
+    """Without half of them, or with half of the memory entries joined; then quarters, and so on."""
     entries, size = srat.entries, len(srat.entries)
+    found = sorted(srat.memories(), key=lambda each: each[1].base)
     while size:
         for at in range(0, len(entries), size):
             yield entries[:at] + entries[at + size :]
+        for at in range(0, len(found), size) if size > 2 else ():
+            yield from _merged(entries, found[at : at + size])
         size //= 2
-    found = sorted(srat.memories(), key=lambda each: each[1].base)
-    for (i, low), (j, high) in pairwise(found):
-        for kept in (low, high):
-            merged = replace(kept, base=low.base, length=max(low.end, high.end) - low.base)
-            out = list(entries)
-            out[i] = merged.encode()
-            del out[j]
-            yield tuple(out)
+    for pair in pairwise(found):
+        yield from _merged(entries, pair)
+
+
+def _merged(entries: tuple[bytes, ...], run: Sequence[tuple[int, Memory]]) -> Iterator[tuple[bytes, ...]]:
+    """One entry in place of a run of neighbours, with the domain and flags of the lowest or the highest."""
+    base, end = run[0][1].base, max(entry.end for _, entry in run)
+    gone = {at for at, _ in run[1:]}
+    for _, kept in (run[0], run[-1]):
+        merged = replace(kept, base=base, length=end - base).encode()
+        yield tuple(merged if at == run[0][0] else e for at, e in enumerate(entries) if at not in gone)
 
 
 def _rounder_addresses(srat: RawSrat) -> Iterator[tuple[bytes, ...]]:

@@ -1081,4 +1081,4 @@ def movable_node_only(case: Case, rng: Random) -> Case:
     return replace(case, cmdline="movable_node")
 
 
-from acpitk.fuzz import targets  # noqa: E402, F401  (registers more, after those above)
+from acpitk.fuzz import processors, targets  # noqa: E402, F401  (registers more, after those above)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from acpitk.kernel import hotplug, numa, sparse, srat, zones
+from acpitk.kernel import hotplug, madt, numa, sparse, srat, zones
 from acpitk.kernel.cmdline import CommandLine, parse_cmdline
 from acpitk.kernel.early import EarlyState, early_state
 from acpitk.kernel.memblock import FLAG_NAMES, NO_NID, KernelPanicError, Row
 from acpitk.kernel.policy import BUILDS, HotplugMarks, KernelBuild, KernelPolicy
 from acpitk.kernel.prediction import Allocation, Prediction
-from acpitk.machine import Case, Machine, Reserved
+from acpitk.machine import MADT, Case, Machine, Reserved
 from acpitk.outcome import Block, NodeData, NumaReason, NumaState, Outcome, Region, Zone
 from acpitk.ranges import GIB, MIB
 
@@ -151,6 +151,9 @@ class _Boot:
         """acpi_numa_init(): the reason it fails, None where entries were accepted."""
         if self.options.acpi_off:
             return NumaReason.NO_SRAT
+        if (table := self.case.table(MADT)) is not None and madt.disables_acpi(table):
+            self.numa.messages.append(madt.DISABLES)
+            return NumaReason.TURNED_OFF if self.options.srat_disabled else NumaReason.NO_SRAT
         reason: NumaReason | None = NumaReason.NO_SRAT
         if (table := self.case.table(b"SRAT")) is not None:
             reason = srat.parse_srat(self.numa, self.mb, table, following(self.case, self.machine, table))
@@ -231,9 +234,7 @@ class _Boot:
         return layout.zones
 
     def _percpu(self) -> None:
-        online = {node.nid for node in self.facts["node_data"]}
-        boot_cpu = self.numa.cpu_nodes.get(0, -1)
-        sparse.percpu(self.mb, boot_cpu if boot_cpu in online else min(online, default=0))
+        sparse.percpu(self.mb, self._cpu_nodes(sorted(node.nid for node in self.facts["node_data"])))
 
     def _blocks(self, laid_out: tuple[Zone, ...]) -> tuple[Block, ...]:
         return hotplug.memory_blocks(
@@ -243,6 +244,23 @@ class _Boot:
             self.numa.policy,
             hypervisor=not isinstance(self.case.machine, Machine),
         )
+
+    def _cpu_nodes(self, online: Sequence[int]) -> list[int]:
+        """The node of each possible processor: the boot processor, of APIC ID 0, then those of the MADT.
+
+        One whose node is not known takes an online node in turns (numa_init_array(), arch/x86/mm/numa.c).
+        Versions differ over a MADT that does not list the boot processor first, or lists one twice, disabled,
+        or with an ID below 255 as an x2APIC; that moves nothing but per-CPU areas, and is not followed.
+        """
+        table = self.case.table(MADT)
+        others: Sequence[int] = ()
+        if table is not None and not self.options.acpi_off and not madt.disables_acpi(table):
+            others = madt.processors(table, self.numa.build.flat_apic_limit)
+        nodes = self.numa.cpu_nodes
+        return [
+            nodes.get(apic_id, online[cpu % len(online)] if online else 0)
+            for cpu, apic_id in enumerate((0, *others))
+        ]
 
     def _crash_kernel(self, size: int) -> None:
         """reserve_crashkernel() of a plain size: below 4 GiB, or else anywhere."""

@@ -41,6 +41,7 @@ def node_pages(rows: list[Row]) -> dict[int, list[tuple[int, int]]]:
 def reset(numa: Numa, mb: Memblock) -> None:
     """What numa_init() clears before each attempt."""
     numa.nodes_parsed.clear()
+    numa.cpu_nodes.clear()
     numa.meminfo.clear()
     mb.reset_nodes(keep_marks=numa.policy.marks_survive_rejection)
     if numa.distance_count:

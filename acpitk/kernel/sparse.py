@@ -7,7 +7,8 @@ arch/x86/kernel/setup_percpu.c.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 
 from acpitk.kernel.memblock import KernelPanicError, Memblock
 from acpitk.kernel.numa import page_ranges
@@ -103,16 +104,40 @@ def _populate_run(
     return []
 
 
-def percpu(mb: Memblock, nid: int) -> None:
-    """setup_per_cpu_areas() for one CPU of node `nid`: one 2 MiB unit, or single pages.
+def percpu(mb: Memblock, nodes: Sequence[int]) -> None:
+    """setup_per_cpu_areas(): 2 MiB allocations for the processors of each node, or single pages for all.
+
+    Args:
+        nodes: the node of each possible processor; the boot processor first.
 
     Raises:
         KernelPanicError: no memory for either.
     """
-    if mb.allocate_retry("percpu area", _PMD_SIZE, _PMD_SIZE, start=_MAX_DMA, nid=nid):
+    sizes = Counter(nodes)
+    units = _units_per_allocation(sizes.values()) if len(nodes) > 1 else 1
+    for nid, count in sizes.items():
+        size = -(-count // units) * _PMD_SIZE
+        if not mb.allocate_retry("percpu area", size, _PMD_SIZE, start=_MAX_DMA, nid=nid):
+            break
+    else:
         return
-    if mb.allocate_pieces("percpu area", PAGE_SIZE, _PERCPU_PAGES, start=_MAX_DMA, nid=nid) < _PERCPU_PAGES:
-        raise KernelPanicError("cannot initialize percpu area (err=-12)")
+    for nid in nodes:
+        got = mb.allocate_pieces("percpu area", PAGE_SIZE, _PERCPU_PAGES, start=_MAX_DMA, nid=nid)
+        if got < _PERCPU_PAGES:
+            raise KernelPanicError("cannot initialize percpu area (err=-12)")
+
+
+def _units_per_allocation(sizes: Collection[int]) -> int:
+    """pcpu_build_alloc_info(), mm/percpu.c: as few allocations as waste no more than a third of the units."""
+    best, fewest = 1, 1 << 30
+    for units in (8, 4, 2, 1):
+        allocations = sum(-(-size // units) for size in sizes)
+        if allocations * units - sum(sizes) > sum(sizes) // 3:
+            continue
+        if allocations > fewest:
+            break
+        best, fewest = units, allocations
+    return best
 
 
 def _runs(mb: Memblock) -> list[tuple[int, list[range]]]:

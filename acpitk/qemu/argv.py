@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acpitk.errors import UsageError
-from acpitk.machine import Case, Machine
+from acpitk.machine import Case, Machine, madt_at
 from acpitk.ranges import MIB
 
 NOKASLR = "nokaslr"
@@ -29,6 +29,8 @@ def undeliverable(case: Case) -> tuple[str, ...]:
     reasons = []
     if isinstance(case.machine, Machine):
         reasons.append("the machine is an explicit memory map; QEMU gives a guest only its own layouts")
+    if madt_at(case.tables) is not None:
+        reasons.append("Linux would use QEMU's own MADT, which comes before those of -acpitable")
     for index, table in enumerate(case.tables):
         name = f"table {index} ({table[:4].decode('latin-1')!r})"
         if not TABLE_MIN <= len(table) <= TABLE_MAX:

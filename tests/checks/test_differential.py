@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acpitk.checks.catalogue import RULES
-from acpitk.checks.differential import Verdict, compare, findings, panic_class
+from acpitk.checks.differential import Verdict, compare, findings, foretold, panic_class, unforetold
 from acpitk.checks.finding import Severity
 from acpitk.outcome import Block, NodeData, NumaReason, NumaState, Outcome, Region, Zone
 from acpitk.ranges import MIB
@@ -253,3 +253,41 @@ def test_a_boot_that_takes_minutes_is_not_judged_by_its_clock() -> None:
     hang = Outcome(source="boot", kernel="v6.1", panic="hang")
     assert compare(slow, hang).fields["panic"] is Verdict.NOT_OBSERVED
     assert compare(replace(slow, messages=()), hang).fields["panic"] is Verdict.DIFFER
+
+
+def _pair(change: Mapping[str, Any], *, source: str) -> Any:
+    one = replace(FULL, source=source, kernel="v6.1")
+    return compare(one, replace(one, kernel="v7.3", **change))
+
+
+MOVED = {"zone_movable_start": {1: 513 * MIB}}
+
+
+def test_kernels_that_differ_as_their_rows_do_are_foretold() -> None:
+    booted, rows = _pair(MOVED, source="boot"), _pair(MOVED, source="model")
+    assert foretold(booted, rows) == {"zone_movable_start": True}
+    assert unforetold(booted, rows) == []
+
+
+@pytest.mark.parametrize("modelled", [{}, {"zone_movable_start": {1: 514 * MIB}}])
+def test_kernels_that_differ_otherwise_than_their_rows_are_one_finding(modelled: Mapping[str, Any]) -> None:
+    later = {"zones": (Zone(0, "DMA32", 16 * MIB, 512 * MIB),)}
+    (found,) = unforetold(_pair({**MOVED, **later}, source="boot"), _pair(modelled, source="model"))
+    assert found.signature == "DIFF-ZONE-MOVABLE:boot v6.1 and boot v7.3: N -> N"
+    assert found.severity is Severity.ERROR
+    assert found.kernels == ("v6.1", "v7.3")
+
+
+def test_domains_that_a_boot_does_not_print_may_differ_as_well() -> None:
+    booted = _pair({"pxm_to_node": {0: 1}}, source="boot")
+    assert foretold(booted, _pair({"pxm_to_node": {0: 1, 1: 0}}, source="model")) == {"pxm_to_node": True}
+    assert foretold(booted, _pair({"pxm_to_node": {1: 0}}, source="model")) == {"pxm_to_node": False}
+
+
+def test_a_death_in_another_function_is_the_same_death() -> None:
+    null, lost = "BUG: kernel NULL pointer dereference", "cannot allocate"
+    rows, booted = (
+        compare(replace(FULL, panic=one), replace(FULL, kernel="v7.3", panic=other))
+        for one, other in ((null, lost), (f"{null} in one", f"Kernel panic - not syncing: {lost}"))
+    )
+    assert foretold(booted, rows) == {"panic": True}

@@ -189,3 +189,21 @@ def test_what_a_header_says_of_its_maker_goes() -> None:
     odd = seal(srat[:10] + b"XXXXXXYYYYYYYY" + srat[24:])
     small = minimise(replace(BUSY, tables=(odd,)), lambda case: case.table(b"SRAT") is not None, budget=500)
     assert small.tables[0] == encode_srat(build_srat(()))
+
+
+def test_many_entries_that_have_to_cover_something_are_joined_many_at_a_time() -> None:
+    """By so few questions, because each of them may be a boot."""
+    step = 32 * MIB
+    pieces = [
+        MemoryAffinity(proximity_domain=i % 3, base=i * step, length=step, flags=HOT if i % 2 else HOT & 1)
+        for i in range(32)
+    ]
+    case = Case(machine=Q35(GIB), tables=(encode_srat(build_srat(pieces)),))
+
+    def covered(case: Case) -> bool:
+        at = 0
+        for entry in sorted(entries(case), key=lambda entry: entry.base):
+            at = max(at, entry.end) if entry.base <= at else at
+        return at >= GIB
+
+    assert len(entries(minimise(case, covered, budget=100))) == 1

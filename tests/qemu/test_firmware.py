@@ -90,6 +90,15 @@ def test_tables_lie_behind_firmwares_own_as_they_are(machine: Q35, tables: tuple
     assert len(content) == machine.low_end - start
 
 
+def test_a_madt_of_the_case_is_listed_before_firmwares_own() -> None:
+    tables = (b"SRAT" + bytes(44), b"APIC" + bytes(40), b"APIC" + bytes(8))
+    (_, rsdp), (start, content) = _FIRMWARE.writes(Case(machine=_HOST, tables=tables))
+    (rsdt,) = struct.unpack_from("<I", rsdp, 16)
+    listed = struct.unpack_from("<5I", content, rsdt - start + 36)
+    assert [content[p - start :][:4] for p in listed] == [b"APIC", b"FACP", b"APIC", b"SRAT", b"APIC"]
+    assert content[listed[0] - start :][:44] == tables[1]
+
+
 @given(machines(max_memory=MEMORY_MAX))
 def test_a_guest_stands_in_for_smaller_ones_with_memory_split_alike(machine: Q35) -> None:
     host = host_machine(machine)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, takewhile
 
 from acpitk.kernel.cmdline import CommandLine, parse_cmdline
 from acpitk.kernel.memblock import MAX_NID, NO_NID, REGION_ARRAYS, RSRV_KERN, Memblock
@@ -23,6 +24,7 @@ from acpitk.machine import (
     E820Type,
     Machine,
     Reserved,
+    madt_at,
 )
 from acpitk.ranges import GIB, KIB, MIB, PAGE_SHIFT, PAGE_SIZE, align_down, align_up
 
@@ -97,13 +99,16 @@ def _acpi_tables(case: Case, machine: Machine) -> list[Reserved]:
     (area,) = placed
     memory = b"".join(case.tables) + machine.after_tables
     first = area.end - sum(map(len, case.tables))
-    rows, at = [Reserved(area.start, first, ACPI_TABLES)], 0
-    for table in case.tables:
-        if not (length := int.from_bytes(memory[at + 4 : at + 8], "little")):
-            break
-        rows.append(Reserved(first + at, first + at + length, ACPI_TABLES))
-        at += len(table)
-    return rows
+    starts = list(accumulate(map(len, case.tables[:-1]), initial=0))
+    lengths = [int.from_bytes(memory[at + 4 : at + 8], "little") for at in starts]
+    listed = [(area.start, first - area.start)]
+    listed += [(first + at, length) for at, length in zip(starts, lengths, strict=True)]
+    if (madt := madt_at(case.tables)) is not None:
+        listed.insert(0, listed.pop(1 + madt))
+    return [
+        Reserved(start, start + length, ACPI_TABLES)
+        for start, length in takewhile(lambda table: table[1], listed)
+    ]
 
 
 @lru_cache(maxsize=2048)

@@ -9,7 +9,7 @@ import struct
 from functools import lru_cache
 
 from acpitk.kernel.policy import KernelBuild
-from acpitk.machine import ACPI_TABLES, INITRD, Q35, Case, E820Entry, E820Type, Machine
+from acpitk.machine import ACPI_TABLES, INITRD, MADT, Q35, Case, E820Entry, E820Type, Machine, madt_at
 from acpitk.qemu.argv import CMDLINE, CMDLINE_MAX
 
 WANT_LOG, RESERVED_GIVEN = 1, 2
@@ -48,7 +48,7 @@ def encode(case: Case, build: KernelBuild, *, log: bool = False, ticks: int = TI
     words = cmdline[:CMDLINE_MAX] + b"\0"
     machine = case.machine
     if isinstance(machine, Q35):
-        fixed = _q35(machine, tuple(map(len, case.tables)))
+        fixed = _q35(machine, tuple(map(len, case.tables)), madt_at(case.tables))
     else:
         fixed = _explicit(machine, tuple(map(len, case.tables)))
     body = [_pad(words), fixed.rows]
@@ -107,8 +107,8 @@ def _pad(data: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _q35(q35: Q35, lengths: tuple[int, ...]) -> _Fixed:
-    machine = q35.resolve([bytes(n) for n in lengths])
+def _q35(q35: Q35, lengths: tuple[int, ...], madt: int | None) -> _Fixed:
+    machine = q35.resolve([(MADT if i == madt else b"").ljust(n, b"\0") for i, n in enumerate(lengths)])
     acpi = next(row for row in machine.placed if row.owner == ACPI_TABLES)
     own = _qemu_tables(acpi.start)
     tables_at = acpi.start + _QEMU_SIZE

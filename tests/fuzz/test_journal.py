@@ -119,7 +119,7 @@ def test_the_budget_may_grow(path: Path, whole: tuple[Memory, CampaignResult]) -
 
 
 def test_a_time_limit_counts_what_was_spent_before(path: Path) -> None:
-    limited = replace(CAMPAIGN, iterations=None, max_seconds=0.3)
+    limited = replace(CAMPAIGN, iterations=None, max_seconds=3.0)
     with closing(SqliteJournal(path)) as journal:
         *_, first = limited.run(journal=journal)
         *_, second = limited.run(journal=journal)

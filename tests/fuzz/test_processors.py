@@ -121,3 +121,20 @@ def test_mutators_set_the_madt_against_the_srat(name: str) -> None:
         assert table is not None
         assert checksum_valid(table)
         assert not disables_acpi(table)
+
+
+def test_the_madt_is_reserved_first_and_tables_up_to_the_first_without_length() -> None:
+    """acpi_reserve_initial_tables() goes by the RSDT, and stops at a table of length 0."""
+    empty = SRAT[:4] + bytes(4) + SRAT[8:]
+    case = with_processors(replace(CASE, tables=(empty,)), [Processor(0)])
+    machine = CASE.machine
+    assert isinstance(machine, Q35)
+    own_end = machine.resolve(()).placed[-1].end
+    reserved = predict(case, POLICIES["v6.1"]).outcome.reserved
+    assert reserved is not None
+    at = own_end + len(empty)
+    assert (at, at + len(case.tables[1])) in {(row.start, row.end) for row in reserved}
+    last = replace(case, tables=(case.tables[1][:4] + bytes(4) + case.tables[1][8:], SRAT))
+    reserved = predict(last, POLICIES["v6.1"]).outcome.reserved
+    assert reserved is not None
+    assert not any(row.start < at < row.end or row.start < own_end <= row.end for row in reserved)

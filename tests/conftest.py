@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -107,3 +107,18 @@ def all_ended(running_in: Callable[[int], list[int]]) -> Callable[[int], bool]:
         return not running_in(session)
 
     return ended
+
+
+@pytest.fixture
+def nothing_left_behind() -> Iterator[None]:
+    """No descriptor and no child process outlives a test; other tests may keep guests ready."""
+
+    def children() -> set[str]:
+        """Processes of this one, dead ones that nobody waited for included."""
+        paths = Path("/proc/self/task").glob("*/children")
+        return {pid for path in paths for pid in path.read_text().split()}
+
+    files, before = set(os.listdir("/proc/self/fd")), children()
+    yield
+    assert set(os.listdir("/proc/self/fd")) <= files
+    assert children() <= before

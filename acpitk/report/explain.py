@@ -149,6 +149,11 @@ _PLACES: Mapping[str, Mapping[str, str]] = {
             "numa_clear_kernel_node_hotplug(), mm/numa_memblks.c",
         ),
         ("node data", "alloc_node_data(), arch/x86/mm/numa.c", "alloc_node_data(), mm/numa.c"),
+        (
+            "offline nodes",
+            "free_area_init(), mm/page_alloc.c",
+            "alloc_offline_node_data(), mm/numa.c",
+        ),
         ("allocator", "should_skip_region(), mm/memblock.c", ""),
         (
             "movable",
@@ -172,6 +177,8 @@ _PANICS = (
     ("subsection_map_init", "sections", "sections are left without a usage map for want of memory"),
     ("NULL pointer", "memory map pages", "a page of RAM without a node reaches the set-up of the memory map"),
     (" data", "node data", "no memory for a node's descriptor"),
+    ("Cannot allocate", "zones", "no memory for the descriptor of a node without memory"),
+    ("alloc_offline_node_data", "offline nodes", "no memory for the descriptor of a node without memory"),
     ("early exception", "distances", "the locality count leads far past the mapped SLIT"),
     ("page fault", "distances", "the locality count leads past the mapped SLIT"),
     ("percpu", "percpu", "no memory for the per-CPU areas"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +17,7 @@ from acpitk.qemu.runner import BootEnd, boot, boot_many, qemu_version
 from acpitk.ranges import GIB, MIB
 from acpitk.tables.srat import MemoryAffinity, build_srat, encode_srat
 
-pytestmark = [pytest.mark.qemu, pytest.mark.kernel]
+pytestmark = [pytest.mark.qemu, pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
 SRAT = encode_srat(build_srat((MemoryAffinity(proximity_domain=0, base=0, length=GIB),)))
 CASE = Case(machine=Q35(GIB), tables=(SRAT,))
 
@@ -27,16 +26,6 @@ CASE = Case(machine=Q35(GIB), tables=(SRAT,))
 def image(qemu_path: Path, kernel_image: Callable[[str], Path]) -> KernelImage:
     kernel_image("v6.1")
     return find_kernel("v6.1")
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind() -> object:
-    """No descriptor and no child process outlives a test, however its boots ended."""
-    before = set(os.listdir("/proc/self/fd"))
-    yield
-    assert set(os.listdir("/proc/self/fd")) <= before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
 
 
 def test_a_version_is_stated(qemu_path: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,20 +24,7 @@ from acpitk.ranges import GIB, MIB
 from acpitk.tables.srat import encode_srat
 from acpitk.topology import parse_topology
 
-pytestmark = [pytest.mark.qemu, pytest.mark.kernel]
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    files, children = set(os.listdir("/proc/self/fd")), _children()
-    yield
-    assert set(os.listdir("/proc/self/fd")) <= files
-    assert _children() <= children
-
-
-def _children() -> set[str]:
-    """Processes of this one, dead ones that nobody waited for included; other tests keep guests ready."""
-    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+pytestmark = [pytest.mark.qemu, pytest.mark.kernel, pytest.mark.usefixtures("nothing_left_behind")]
 
 
 def case(*nodes: str, memory: int = 3 * GIB, cmdline: str = "movable_node") -> Case:

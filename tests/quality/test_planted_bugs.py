@@ -231,7 +231,7 @@ def test_a_broken_promise_is_seen_by_the_checks_alone(name: str, value: object, 
         return check
 
     assert first_found(broken(V6_1), seed=1) is None
-    assert first_found(broken(other), seed=1) is not None
+    assert any(first_found(broken(other), seed) for seed in SEEDS_OF_CHANCE)
 
 
 def test_the_model_agrees_with_itself() -> None:

@@ -57,7 +57,7 @@ def test_a_large_report_draws_nothing_before_it_is_asked(
     browser: Browser, opened: Callable[[str], float]
 ) -> None:
     html = render_report(_entries(4), title="x")
-    assert len(html) < 5_000_000
+    assert len(html) < 7_000_000
     opened(html)
     assert browser.run("document.querySelectorAll('details.finding .map svg').length") <= 1
     assert browser.problems == []

@@ -40,11 +40,11 @@ from acpitk.report.dossier import Fate
 MODEL, IASL, BOOT, KERNELS, KERNEL = "model", "iasl", "boot", "booted kernels", "kernel code"
 """What oracles are called, or how their names begin; all that boot begin like BOOT."""
 
-BOOT_TIMEOUT = 20.0
-"""Seconds for one boot, on a machine that is busy with others."""
+BOOT_TIMEOUT = 10.0
+"""Seconds for one boot, many times what it takes on a machine that is busy with others."""
 _PATIENCE = 4
 """How many times longer a boot gets before it counts as hanging."""
-_SLOW_TIMEOUT = 60.0
+_SLOW_TIMEOUT = 20.0
 """Seconds where a SLIT claims 2^31 localities or more: a walk takes seven for each domain it meets."""
 _IASL_MINIMISE, _BOOT_MINIMISE, _BOOT_MINIMISE_SECONDS = 60, 40, 90.0
 """Questions a minimisation may ask where each costs a process or a boot."""

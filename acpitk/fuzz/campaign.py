@@ -158,7 +158,8 @@ class Campaign:
         """The case of iteration `index` where nothing guides, and the names of the mutators that made it."""
         if index < len(self.seeds):
             return self.seeds[index], ()
-        return self.mutated(index, Random(f"{self.seed}:base {index}").choice(self.bases()))
+        rng = Random(f"{self.seed}:base {index}")
+        return self.mutated(index, rng.choice(self.bases()), rng)
 
     def mutated(self, index: int, base: Case, rng: Random | None = None) -> tuple[Case, tuple[str, ...]]:
         """What iteration `index` makes of a base case, and the names of the mutators that made it.

@@ -68,7 +68,7 @@ def mutate(
 def sealed(case: Case) -> Case:
     """The nearest case that `-acpitable` can carry: no table below 36 or above 65535 bytes, headers right."""
     tables = tuple(seal(table[:DELIVERABLE_BYTES]) for table in case.tables if len(table) >= raw.HEADER_SIZE)
-    return replace(case, tables=tables)
+    return Case(machine=case.machine, tables=tables, cmdline=case.cmdline)
 
 
 EditMemory = Callable[[Memory, Case, Random], Memory | Sequence[Memory]]

@@ -333,16 +333,22 @@ def slit_of_the_domains(case: Case, rng: Random) -> Case:
     size = min(max(1, highest + 1 + rng.choice((-1, 0, 0, 1))), _MAX_LOCALITIES)
     far = rng.choice((11, 15, 20, 21, 40, 254, 255))
     shape = rng.choice(("ring", "line", "one way", "far", "star"))
+    near = [10 + min(10 * step, 245) for step in range(size)]
+    ring = [near[min(step, size - step)] for step in range(size)]
+    line = [*near[:0:-1], *near]
     rows = []
     for i in range(size):
-        steps = [min(abs(i - j), size - abs(i - j)) if shape == "ring" else abs(i - j) for j in range(size)]
-        row = [10 + min(10 * step, 245) if step else 10 for step in steps]
-        if shape == "one way":
-            row = [10 if i == j else 20 if i < j else far for j in range(size)]
-        elif shape == "far":
-            row = [10 if i == j else far for j in range(size)]
-        elif shape == "star":
-            row = [10 if i == j else 20 if 0 in (i, j) else far for j in range(size)]
+        after = size - 1 - i
+        if shape == "ring":
+            row = ring[size - i :] + ring[: size - i]
+        elif shape == "line":
+            row = line[after : after + size]
+        elif shape == "one way":
+            row = [far] * i + [10] + [20] * after
+        elif shape == "far" or i == 0:
+            row = [far] * i + [10] + [far if shape == "far" else 20] * after
+        else:  # a star, of which the first is the middle
+            row = [20] + [far] * (i - 1) + [10] + [far] * after
         rows.append(row)
     return _with_slit(case, encode_slit(build_slit(rows)))
 

@@ -19,6 +19,9 @@ from acpitk.ranges import MIB
 ALLOCATORS = frozenset({"memblock_alloc_range_nid", "alloc_low_pages", "numa_alloc_distance"})
 """Functions that reserve memory whose place the kernel has chosen; the other two do so in 5.10."""
 _CHANGES = frozenset({"add", "remove", "reserve", "free"})
+_TABLES = "acpi_reserve_initial_tables"
+UNTOLD = "before the ACPI tables are read"
+"""The cause of an allocation that no SRAT could have kept elsewhere."""
 _LISTED = 3
 
 
@@ -40,12 +43,15 @@ def broken_promises(
         return []
     begun = 1 + max((i for i, call in enumerate(trace) if call.call == "add"), default=-1)
     fixed = [(row.start, row.end) for row in facts.reserved]
-    chosen: list[tuple[str, MemblockCall]] = []
+    chosen: list[tuple[str, MemblockCall, bool]] = []
+    told = False
     for call, before in zip(trace[begun:], trace[max(begun - 1, 0) :], strict=False):
+        told |= call.caller == _TABLES
         if call.call == "reserve" and call.caller not in ALLOCATORS:
             fixed.append((call.start, call.end))
         elif call.call == "reserve" and call.start >= MIB:
-            chosen.append((call.caller if before.call in _CHANGES else before.caller, call))
+            by = call.caller if before.call in _CHANGES else before.caller
+            chosen.append((by, call, told))
     entries = [entry for entry in prediction.entries if entry.use is EntryUse.ACCEPTED]
     end_of_ram = booted.memory[-1].end
     spans = [(entry.base, min(entry.base + entry.length, end_of_ram), entry) for entry in entries]
@@ -55,14 +61,15 @@ def broken_promises(
     return list(_finding(landed, booted.kernel))
 
 
-def _finding(landed: Sequence[tuple[str, MemblockCall]], kernel: str) -> Iterator[Finding]:
+def _finding(landed: Sequence[tuple[str, MemblockCall, bool]], kernel: str) -> Iterator[Finding]:
     if landed:
+        first, _, told = landed[0]
         more = f" and {len(landed) - _LISTED} more" if len(landed) > _LISTED else ""
         yield finding(
             "BOOT-EARLY-ALLOC",
-            where="; ".join(f"{by}: {c.start:#x}-{c.end:#x}" for by, c in landed[:_LISTED]) + more,
+            where="; ".join(f"{by}: {c.start:#x}-{c.end:#x}" for by, c, _ in landed[:_LISTED]) + more,
             expected="no allocation in hot-pluggable memory of a node where nothing had been placed",
             actual=f"{len(landed)} of the allocations up to the set-up of zones lie there",
-            cause=landed[0][0],
+            cause=first if told else UNTOLD,
             kernels=(kernel,),
         )

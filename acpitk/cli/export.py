@@ -18,6 +18,7 @@ from acpitk.kernel.boot import predict
 from acpitk.kernel.policy import POLICIES
 from acpitk.machine import Q35, Case
 from acpitk.qemu.argv import qemu_argv, shell_line, undeliverable
+from acpitk.qemu.boots import unbootable
 from acpitk.qemu.image import KernelImage, list_kernels
 from acpitk.qemu.initramfs import padded
 from acpitk.qemu.runner import PROGRAM
@@ -58,7 +59,7 @@ def export(stored: StoredCase, directory: Path) -> Exported:
     case = stored.case
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory}: is not empty; name a new directory")
-    booted = () if undeliverable(case) else tuple(fates(case, list_kernels()))
+    booted = () if unbootable(case) else tuple(fates(case, list_kernels()))
     finding = _finding(stored, booted)
     row = _shown_on(stored, finding, booted)
     files = dict(_files(stored, booted))

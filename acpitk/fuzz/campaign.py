@@ -135,7 +135,8 @@ class Campaign:
         pool: how many base cases hypothesis draws besides.
         guided: cases that were news are mutated again; otherwise only the base cases are.
         generation: iterations between two looks at what was seen; few where oracles are slow.
-        max_seconds: stop early after this long; what is found then depends on the machine's speed.
+        max_seconds: stop early after this long, once something was done; what is found then depends on the
+            machine's speed.
         shard: iterations between two progress reports, and what one worker takes at a time, at most; few
             where oracles are slow. It has no influence on what is found.
     """
@@ -219,7 +220,8 @@ class Campaign:
             while len(waiting) < _ahead(count) and (shard := progress.shard(at, count)) is not None:
                 waiting.append(workers.submit(_run_shard, shard))
                 at += len(shard.bases)
-            if not waiting or (self.max_seconds is not None and progress.seconds >= self.max_seconds):
+            over = self.max_seconds is not None and progress.seconds >= self.max_seconds
+            if not waiting or (over and progress.done):
                 return
             yield waiting.popleft().result()
 

@@ -20,6 +20,8 @@ MEMORY, NODES = "/sys/devices/system/memory", "/sys/devices/system/node"
 OFFLINED, NOT_TRIED = "offlined", "not tried"
 _TRIES = 3
 """Attempts at a block that answers EBUSY: pages in flight make it fail for a moment."""
+_LAG_S = 1.0
+"""How long after that the kernel's reason may come: where a thread of its own writes the console, it lags."""
 _FAILED = re.compile(r"memory offlining \[mem 0x[0-9a-f]+-0x[0-9a-f]+\] failed due to (.+)")
 _ZONE = re.compile(
     r"^Node (\d+), zone +(\w+)\n(?:(?!Node ).*\n)*? +spanned +(\d+)\n +present +([1-9]\d*)\n"
@@ -160,16 +162,18 @@ def blocks(guest: Guest) -> tuple[Block, ...]:
 
 def offline(guest: Guest, block: Block) -> Block:
     """Try to offline a block; it stays offline where that works."""
-    before, words = len(guest.console), ""
+    before, errno = len(guest.console), "EBUSY"
     for _ in range(_TRIES):
         error = guest.write(state_file(block), "offline")
         if error is None:
             return replace(block, removable=True, reason=OFFLINED, certain=True)
-        said = _FAILED.findall(guest.console[before:])
-        words = f"{error.name}: {said[-1] if said else _ERRORS.get(error.name, 'no words for it')}"
-        if error.name != "EBUSY":
+        if (errno := error.name) != "EBUSY":
             break
-    return replace(block, reason=words, certain=True)
+    latest = time.monotonic() + (_LAG_S if errno == "EBUSY" else 0)
+    while not (said := _FAILED.findall(guest.console[before:])) and time.monotonic() < latest:
+        time.sleep(0.01)
+    words = said[-1] if said else _ERRORS.get(errno, "no words for it")
+    return replace(block, reason=f"{errno}: {words}", certain=True)
 
 
 def _try(guest: Guest, block: Block) -> Block:

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from acpitk.errors import UsageError
 from acpitk.ranges import ADDRESS_LIMIT, GIB, KIB, MIB, PhysRange, align_down, align_up, format_size
 
+T = TypeVar("T")
 ACPI_TABLES = "ACPI tables"
 MADT = b"APIC"
 """Signature of the table of processors and interrupt controllers (ACPI 6.6, 5.2.12)."""
@@ -174,6 +175,16 @@ def madt_at(tables: Sequence[bytes]) -> int | None:
     return next((index for index, table in enumerate(tables) if table[:4] == MADT), None)
 
 
+def madt_first(listed: list[T], tables: int, madt: int | None) -> None:
+    """Bring what stands for the tables of a guest, a case's own `tables` last, into the order of the RSDT.
+
+    Args:
+        madt: the `madt_at` of the case's own.
+    """
+    if madt is not None:
+        listed.insert(0, listed.pop(madt - tables))
+
+
 @lru_cache(maxsize=4096)
 def _resolve_q35(q35: Q35, lengths: tuple[int, ...], madt: int | None) -> Machine:
     e820, initrd, blob = _q35_map(q35)
@@ -215,8 +226,7 @@ def _q35_rsdt(blob: int, lengths: tuple[int, ...], madt: int | None) -> bytes:
     for length in lengths:
         pointers.append(at)
         at += length
-    if madt is not None:
-        pointers.insert(0, pointers.pop(len(_Q35_OWN_TABLE_OFFSETS) + madt))
+    madt_first(pointers, len(lengths), madt)
     body = struct.pack(f"<{len(pointers)}I", *(p & 0xFFFFFFFF for p in pointers))
     header = struct.pack(
         "<4sIBB6s8sI4sI", b"RSDT", 36 + len(body), 1, 0, b"BOCHS ", b"BXPC    ", 1, b"BXPC", 1

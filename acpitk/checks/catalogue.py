@@ -840,7 +840,7 @@ _BOOT_RULES = (
         "a real kernel allocates in hot-pluggable memory",
         "Under movable_node a booted kernel took memory that the SRAT calls hot-pluggable, on a node where "
         "nothing had been placed before. What it takes at boot never moves, so the memory stays. The "
-        "signature is the function that asked for it.",
+        "signature is the function that asked for it, or that it was before the ACPI tables are read.",
         "Export the finding (acpitk replay FINDING --export DIR) and report it.",
         "__memblock_find_range_bottom_up(), should_skip_region(), mm/memblock.c, Linux 6.1",
     ),

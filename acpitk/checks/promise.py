@@ -7,7 +7,7 @@ lands in memory that the SRAT calls hot-pluggable, except on nodes where the ker
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from acpitk.checks.catalogue import finding
 from acpitk.checks.finding import Finding
@@ -58,18 +58,17 @@ def broken_promises(
     homes = {entry.nid for start, end, entry in spans if any(s < end and start < e for s, e in fixed)}
     hot = [(start, end) for start, end, entry in spans if entry.hotplug and entry.nid not in homes]
     landed = [each for each in chosen if any(s < each[1].end and each[1].start < e for s, e in hot)]
-    return list(_finding(landed, booted.kernel))
+    return [_finding(landed, booted.kernel)] if landed else []
 
 
-def _finding(landed: Sequence[tuple[str, MemblockCall, bool]], kernel: str) -> Iterator[Finding]:
-    if landed:
-        first, _, told = landed[0]
-        more = f" and {len(landed) - _LISTED} more" if len(landed) > _LISTED else ""
-        yield finding(
-            "BOOT-EARLY-ALLOC",
-            where="; ".join(f"{by}: {c.start:#x}-{c.end:#x}" for by, c, _ in landed[:_LISTED]) + more,
-            expected="no allocation in hot-pluggable memory of a node where nothing had been placed",
-            actual=f"{len(landed)} of the allocations up to the set-up of zones lie there",
-            cause=first if told else UNTOLD,
-            kernels=(kernel,),
-        )
+def _finding(landed: Sequence[tuple[str, MemblockCall, bool]], kernel: str) -> Finding:
+    first, _, told = landed[0]
+    more = f" and {len(landed) - _LISTED} more" if len(landed) > _LISTED else ""
+    return finding(
+        "BOOT-EARLY-ALLOC",
+        where="; ".join(f"{by}: {c.start:#x}-{c.end:#x}" for by, c, _ in landed[:_LISTED]) + more,
+        expected="no allocation in hot-pluggable memory of a node where nothing had been placed",
+        actual=f"{len(landed)} of the allocations up to the set-up of zones lie there",
+        cause=first if told else UNTOLD,
+        kernels=(kernel,),
+    )

@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 from acpitk.fuzz import raw
 from acpitk.fuzz.registry import case_mutator, on_entries, register, with_table
+from acpitk.kernel.madt import ENTRIES, LAPIC, X2APIC
 from acpitk.machine import MADT, Case
 from acpitk.tables.header import seal
 
 ENABLED, ONLINE_CAPABLE = 1, 2
-_LAPIC, _X2APIC = 0, 9
-_ENTRIES = 44
 _LAPIC_ADDRESS, _PCAT_COMPAT = 0xFEE00000, 1
 _HEADER = b"APIC" + struct.pack("<IBB6s8sI4sI", 0, 3, 0, b"ACPITK", b"ACPITK  ", 1, b"ACTK", 1)
 _IO_APIC = struct.pack("<BBBBII", 1, 12, 0, 0, 0xFEC00000, 0)
@@ -38,9 +37,9 @@ class Processor(NamedTuple):
 def encode_madt(processors: Sequence[Processor]) -> bytes:
     """A MADT of these processors, in order, and the I/O APIC of a q35; its header is right."""
     entries = b"".join(
-        struct.pack("<BBHIII", _X2APIC, 16, 0, each.apic_id & 0xFFFFFFFF, each.flags, uid)
+        struct.pack("<BBHIII", X2APIC, 16, 0, each.apic_id & 0xFFFFFFFF, each.flags, uid)
         if each.wide
-        else struct.pack("<BBBBI", _LAPIC, 8, uid & 0xFF, each.apic_id & 0xFF, each.flags)
+        else struct.pack("<BBBBI", LAPIC, 8, uid & 0xFF, each.apic_id & 0xFF, each.flags)
         for uid, each in enumerate(processors)
     )
     return seal(_HEADER + struct.pack("<II", _LAPIC_ADDRESS, _PCAT_COMPAT) + entries + _IO_APIC)
@@ -51,12 +50,12 @@ def processors_of(case: Case) -> list[Processor]:
     table = case.table(MADT)
     if table is None:
         return [Processor(0)]
-    out, at = [], _ENTRIES
+    out, at = [], ENTRIES
     while at + 2 <= len(table) and table[at + 1] >= 2:
         entry = table[at : at + table[at + 1]]
-        if entry[0] == _LAPIC and len(entry) >= 8:
+        if entry[0] == LAPIC and len(entry) >= 8:
             out.append(Processor(entry[3], int.from_bytes(entry[4:8], "little")))
-        elif entry[0] == _X2APIC and len(entry) >= 16:
+        elif entry[0] == X2APIC and len(entry) >= 16:
             apic_id, flags = struct.unpack_from("<II", entry, 4)
             out.append(Processor(apic_id, flags, wide=True))
         at += len(entry)

@@ -80,6 +80,8 @@ class _Boot:
         self.owners = list(early.owners)
         self.kernel_nodes: Mapping[int, tuple[str, ...]] = {}
         self.facts: dict[str, Any] = {}
+        self.madt = case.table(MADT)
+        self.madt_ends_acpi = self.madt is not None and madt.disables_acpi(self.madt)
 
     def to_zones(self) -> Outcome:
         try:
@@ -151,7 +153,7 @@ class _Boot:
         """acpi_numa_init(): the reason it fails, None where entries were accepted."""
         if self.options.acpi_off:
             return NumaReason.NO_SRAT
-        if (table := self.case.table(MADT)) is not None and madt.disables_acpi(table):
+        if self.madt_ends_acpi:
             self.numa.messages.append(madt.DISABLES)
             return NumaReason.TURNED_OFF if self.options.srat_disabled else NumaReason.NO_SRAT
         reason: NumaReason | None = NumaReason.NO_SRAT
@@ -252,10 +254,9 @@ class _Boot:
         Versions differ over a MADT that does not list the boot processor first, or lists one twice, disabled,
         or with an ID below 255 as an x2APIC; that moves nothing but per-CPU areas, and is not followed.
         """
-        table = self.case.table(MADT)
         others: Sequence[int] = ()
-        if table is not None and not self.options.acpi_off and not madt.disables_acpi(table):
-            others = madt.processors(table, self.numa.build.flat_apic_limit)
+        if self.madt is not None and not self.options.acpi_off and not self.madt_ends_acpi:
+            others = madt.processors(self.madt, self.numa.build.flat_apic_limit)
         nodes = self.numa.cpu_nodes
         return [
             nodes.get(apic_id, online[cpu % len(online)] if online else 0)

@@ -25,6 +25,7 @@ from acpitk.machine import (
     Machine,
     Reserved,
     madt_at,
+    madt_first,
 )
 from acpitk.ranges import GIB, KIB, MIB, PAGE_SHIFT, PAGE_SIZE, align_down, align_up
 
@@ -103,8 +104,7 @@ def _acpi_tables(case: Case, machine: Machine) -> list[Reserved]:
     lengths = [int.from_bytes(memory[at + 4 : at + 8], "little") for at in starts]
     listed = [(area.start, first - area.start)]
     listed += [(first + at, length) for at, length in zip(starts, lengths, strict=True)]
-    if (madt := madt_at(case.tables)) is not None:
-        listed.insert(0, listed.pop(1 + madt))
+    madt_first(listed, len(case.tables), madt_at(case.tables))
     return [
         Reserved(start, start + length, ACPI_TABLES)
         for start, length in takewhile(lambda table: table[1], listed)

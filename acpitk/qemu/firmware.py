@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from acpitk.errors import ToolError
-from acpitk.machine import Q35, Case, E820Type, Machine, madt_at
+from acpitk.machine import Q35, Case, E820Type, Machine, madt_at, madt_first
 from acpitk.qemu.anatomy import Anatomy
 from acpitk.qemu.guest_memory import ReadRam
 from acpitk.qemu.initramfs import padded
@@ -120,8 +120,7 @@ class Firmware:
             out[end : end + len(table)] = table
             pointers.append(target + end)
             end += len(table)
-        if (madt := madt_at(case.tables)) is not None:
-            pointers.insert(0, pointers.pop(madt - len(case.tables)))
+        madt_first(pointers, len(case.tables), madt_at(case.tables))
         rsdt = _table(content[self.rsdt : self.rsdt + _HEADER], pointers)
         old_end = self.rsdt + int.from_bytes(content[self.rsdt + 4 : self.rsdt + 8], "little")
         out[end : end + len(rsdt)] = rsdt
